@@ -1,0 +1,149 @@
+"""From sums on the padded half grid to a map: Friedel and point-group symmetry, Wiener filter, inverse transform.
+
+Source: Scheres 2012, J. Mol. Biol. 415:406 and J. Struct. Biol. 180:519 (regularised likelihood).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from cryoflow.kernels.backend import array_module, fft_module, is_device, to_host
+from cryoflow.kernels.projection import FAST, gridding_correction
+
+__all__ = ["enforce_friedel", "grid_shells", "grid_to_map", "shell_average", "symmetrise_sums", "wiener"]
+
+
+def enforce_friedel(total: Any) -> Any:
+    """Add the mates of the plane x = 0, in place: every sum there misses the half that fell on its own mirror."""
+    plane = total[:, :, 0, :].copy()
+    mirror = plane[::-1, ::-1]
+    total[:, :, 0, 0] += mirror[..., 0]
+    total[:, :, 0, 1] -= mirror[..., 1]
+    total[:, :, 0, 2] += mirror[..., 2]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
+def _symmetrise(total, operators, radius2):  # type: ignore[no-untyped-def]
+    out = np.zeros_like(total)
+    reach = total.shape[0] // 2
+    one = np.float32(1.0)
+    for kz in range(-reach + 1, reach):
+        for ky in range(-reach + 1, reach):
+            for kx in range(total.shape[2] - 1):
+                if kx * kx + ky * ky + kz * kz > radius2:
+                    continue
+                re = np.float32(0.0)
+                im = np.float32(0.0)
+                we = np.float32(0.0)
+                for j in range(len(operators)):
+                    g = operators[j]
+                    x = g[0, 0] * kx + g[0, 1] * ky + g[0, 2] * kz
+                    y = g[1, 0] * kx + g[1, 1] * ky + g[1, 2] * kz
+                    z = g[2, 0] * kx + g[2, 1] * ky + g[2, 2] * kz
+                    sign = one
+                    if x < 0:
+                        x, y, z, sign = -x, -y, -z, -one
+                    y += reach
+                    z += reach
+                    # an operator can land a hair outside its cell; the sphere keeps the cell inside the array
+                    x0, y0, z0 = int(x), int(y), int(z)
+                    fx, fy, fz = np.float32(x - x0), np.float32(y - y0), np.float32(z - z0)
+                    for dz in range(2):
+                        wz = fz if dz else one - fz
+                        for dy in range(2):
+                            wy = wz * (fy if dy else one - fy)
+                            row = total[z0 + dz, y0 + dy]
+                            c = wy * (one - fx)
+                            re += c * row[x0, 0]
+                            im += sign * c * row[x0, 1]
+                            we += c * row[x0, 2]
+                            c = wy * fx
+                            re += c * row[x0 + 1, 0]
+                            im += sign * c * row[x0 + 1, 1]
+                            we += c * row[x0 + 1, 2]
+                cell = out[kz + reach, ky + reach, kx]
+                cell[0] = re
+                cell[1] = im
+                cell[2] = we
+    return out
+
+
+def symmetrise_sums(total: Any, operators: NDArray[np.float64], radius: float) -> Any:
+    """Sum of ``total`` over a point group: S(k) = sum_g T(g k), trilinear, inside ``radius`` grid units.
+
+    total : (Z, Y, X, 4) with Friedel symmetry enforced.  operators : (order, 3, 3), see ``symmetry.point_group``.
+    """
+    if len(operators) == 1:
+        return total
+    if is_device(total):
+        xp = array_module(total)
+        return xp.asarray(symmetrise_sums(to_host(total), operators, radius))
+    limit = min(radius, total.shape[0] // 2 - 1.0)
+    result: NDArray[np.float32] = _symmetrise(total, np.ascontiguousarray(operators, np.float64), limit * limit)
+    return result
+
+
+def grid_shells(shape: tuple[int, ...], padding: int, *, xp: Any = np) -> Any:
+    """Image shell round(|k| / padding) of every cell of a half grid, int32 (Z, Y, X)."""
+    reach = shape[0] // 2
+    k2 = xp.arange(-reach, reach + 1, dtype=np.float32) ** 2
+    x2 = xp.arange(shape[2], dtype=np.float32) ** 2
+    return xp.rint(xp.sqrt(k2[:, None, None] + k2[:, None] + x2) / padding).astype(np.int32)
+
+
+def shell_average(values: Any, shells: Any, count: int) -> Any:
+    """Mean of real ``values`` (Z, Y, X) over each of the first ``count`` shells, float64."""
+    xp = array_module(values)
+    index = xp.minimum(shells, count).ravel()
+    total = xp.bincount(index, weights=values.ravel(), minlength=count + 1)[:count]
+    number = xp.bincount(index, minlength=count + 1)[:count]
+    return total / xp.maximum(number, 1)
+
+
+def wiener(total: Any, shells: Any, ssnr: Any | None) -> Any:
+    """Fourier values D / (W + W_mean / SSNR) of sums (Z, Y, X, 4), complex64 (Z, Y, X).
+
+    With the prior variance tau2 = SSNR sigma2_data of a shell, and sigma2_data = 1 / W_mean, this is the
+    regularised-likelihood update D / (W + 1 / tau2). ``ssnr=None`` gives the unregularised D / W, with W kept above a
+    thousandth of its shell's mean. Shells beyond ``ssnr`` are zero.
+    """
+    xp = array_module(total)
+    weight = total[..., 2]
+    count = int(shells.max()) + 1 if ssnr is None else len(ssnr)
+    mean = shell_average(weight, shells, count)
+    index = xp.minimum(shells, count - 1)
+    if ssnr is None:
+        floor = xp.maximum(mean * 1e-3, np.finfo(np.float32).tiny)
+        divisor = xp.maximum(weight, floor.astype(np.float32)[index])
+    else:
+        prior = mean / xp.maximum(xp.asarray(ssnr, dtype=np.float64), 1e-6)
+        prior = xp.maximum(prior, np.finfo(np.float32).tiny)
+        divisor = weight + prior.astype(np.float32)[index]
+    out = (total[..., 0] + 1j * total[..., 1]) / divisor
+    return xp.where(shells < count, out, 0).astype(np.complex64)
+
+
+def grid_to_map(values: Any, m: int, *, box: int, padding: int = 2) -> Any:
+    """Real (m, m, m) map of Fourier values on the padded half grid; the inverse of ``prepare_volume``.
+
+    ``box`` is the image box n the slices came from; a map of m < n voxels has the coarser pixel n / m.
+    """
+    xp, fft = array_module(values), fft_module(values)
+    size, reach = padding * m, values.shape[0] // 2
+    full = xp.zeros((size, size, size // 2 + 1), dtype=np.complex64)
+    k = xp.arange(-reach, reach + 1)
+    usable = xp.flatnonzero(xp.abs(k) <= (size - 1) // 2)
+    index = k[usable] % size
+    width = min(reach + 1, full.shape[-1])
+    lo, hi = int(usable[0]), int(usable[-1]) + 1
+    full[index[:, None], index[None, :], :width] = values[lo:hi, lo:hi, :width]
+    real = xp.fft.fftshift(fft.irfftn(full, s=(size, size, size)))
+    first = size // 2 - m // 2
+    inside = slice(first, first + m)
+    scale = box * (m / box) ** 3
+    return (real[inside, inside, inside] * scale / gridding_correction(m, padding, xp=xp)).astype(np.float32)
