@@ -1,0 +1,82 @@
+"""The command-line application: its commands, and how errors end it.
+
+Exit codes: 0 done; 1 an error inside cryoflow; 2 a wrong command, parameter or workflow; 3 a file or store that cannot
+be used; 4 a computation that failed; 5 a resource that is missing or full; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoflow import __version__
+from cryoflow.errors import ComputeError, CryoflowError, FormatError, ParameterError, ResourceError, SchemaError
+from cryoflow.errors import StoreError as _StoreError
+
+__all__ = ["app", "exit_code", "main"]
+
+app = typer.Typer(
+    name="cryoflow",
+    help="Single-particle cryo-EM: from micrographs to a validated map.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run")]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Where to compute: local:N, cuda, tcp://HOST:PORT, ssh:..., slurm:...; see docs"),
+]
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code an error ends the command with.
+
+    >>> exit_code(ParameterError("refine", expected="a", found="b"))
+    2
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    kinds = ((ParameterError, 2), (FormatError, 3), (SchemaError, 3), (_StoreError, 3), (ComputeError, 4))
+    codes = [code for kind, code in (*kinds, (ResourceError, 5)) if isinstance(error, kind)]
+    return codes[0] if codes else 1
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"cryoflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False,
+    version: Annotated[  # noqa: ARG001 - acts by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version")
+    ] = False,
+) -> None:
+    """Single-particle cryo-EM: from micrographs to a validated map."""
+    if debug:
+        os.environ["CRYOFLOW_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command; an error of use ends it with one line and its exit code."""
+    import cryoflow.cli.run
+    import cryoflow.cli.stages  # noqa: F401 - registers its commands
+
+    try:
+        app()
+    except (CryoflowError, KeyboardInterrupt) as error:
+        if os.environ.get("CRYOFLOW_DEBUG"):
+            raise
+        message = "interrupted; run the same command again to go on" if isinstance(error, KeyboardInterrupt) else error
+        sys.stderr.write(f"cryoflow: {message}\n")
+        sys.exit(exit_code(error))

@@ -1,0 +1,81 @@
+"""Command-line options made from the typed parameters of a stage: Python, files and CLI share one set of names."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Union
+
+import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+__all__ = ["with_options"]
+
+
+def _plain(annotation: Any) -> Any:
+    """The type a command line can carry: constraints are left to the model; a choice becomes text."""
+    if annotation in (int, float, bool, str, Path):
+        return annotation
+    origin = typing.get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        options = [a for a in typing.get_args(annotation) if a is not type(None)]
+        return _plain(options[0])
+    if hasattr(annotation, "__metadata__"):
+        return _plain(annotation.__origin__)
+    return str
+
+
+def _options(model: type[BaseModel], skip: tuple[str, ...]) -> dict[str, inspect.Parameter]:
+    """One keyword option for each field of ``model``."""
+    result = {}
+    for name, field in model.model_fields.items():
+        if name in skip:
+            continue
+        kind = _plain(field.annotation)
+        required = field.default is PydanticUndefined
+        choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
+        text = (field.description or "") + (f" ({', '.join(map(str, choices))})" if choices else "")
+        flag = "--" + name.replace("_", "-")
+        if kind is bool and not required:
+            flag = f"{flag}/--no-{name.replace('_', '-')}"
+        option = typer.Option(... if required else field.default, flag, help=text)
+        annotation = kind if required or field.default is not None else kind | None
+        result[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
+    return result
+
+
+def with_options(**models: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate ``f(inputs, *, name=mapping, ...)``: each ``name`` becomes the options of its model's fields.
+
+    The function receives, for each model, the plain mapping of the options that were given; a field that is already
+    a parameter of the function is left out. Values are checked by the model itself.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True).parameters
+        inputs = {n: q for n, q in own.items() if n not in models}
+        fields: dict[str, list[str]] = {}
+        extra: dict[str, inspect.Parameter] = {}
+        for name, model in models.items():
+            options = _options(model, tuple(inputs) + tuple(extra))
+            fields[name] = [f for f in model.model_fields if f in options or f in extra]
+            extra.update(options)
+
+        def command(**values: Any) -> None:
+            chosen: dict[str, Mapping[str, Any]] = {
+                name: {f: values[f] for f in names if values.get(f) is not None} for name, names in fields.items()
+            }
+            function(**{n: v for n, v in values.items() if n in inputs}, **chosen)
+
+        ordered = sorted([*inputs.values(), *extra.values()], key=lambda q: q.kind)
+        keyword = [q.replace(kind=inspect.Parameter.KEYWORD_ONLY) for q in ordered]
+        command.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+        command.__annotations__ = {q.name: q.annotation for q in keyword}
+        command.__doc__, command.__name__ = function.__doc__, function.__name__
+        return command
+
+    return decorate

@@ -1,0 +1,93 @@
+"""``cryoflow run``, ``cryoflow workflow ...`` and ``cryoflow catalog ...``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoflow.cli.app import Cluster, Output, app
+from cryoflow.errors import ParameterError
+
+Source = Annotated[str, typer.Argument(help="A catalog entry, a workflow (.yaml) or a particle stack (.star)")]
+Root = Annotated[Path | None, typer.Option("--root", help="Folder of the data; file names are relative to it")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="stage.name=value laid over the workflow; may be repeated")
+]
+
+workflows = typer.Typer(help="Write and check workflow files.", no_args_is_help=True, rich_markup_mode=None)
+catalogs = typer.Typer(help="What the catalog knows.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(workflows, name="workflow")
+app.add_typer(catalogs, name="catalog")
+
+
+@app.command()
+def run(
+    source: Source,
+    output: Output,
+    root: Root = None,
+    settings: Settings = None,
+    cluster: Cluster = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage")] = None,
+    performance_report: Annotated[
+        Path | None, typer.Option(help="Write Dask's performance report of the run to this HTML file")
+    ] = None,
+) -> None:
+    """Run a workflow; what is finished already is not done again."""
+    from cryoflow.workflow import load_workflow, parse_settings
+    from cryoflow.workflow import run as run_workflow
+
+    workflow = load_workflow(source, settings=parse_settings(settings or []))
+    run_workflow(
+        workflow,
+        root=root,
+        output=output,
+        cluster=cluster,
+        until=until,
+        performance_report=performance_report,
+        log=True,
+    )
+
+
+@workflows.command("init")
+def workflow_init(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write")] = Path("workflow.yaml"),
+    settings: Settings = None,
+) -> None:
+    """Write the workflow file of a catalog entry or a particle stack, every value spelled out, to be edited."""
+    from cryoflow.workflow import load_workflow, parse_settings, to_yaml
+
+    if output.exists():
+        raise ParameterError("workflow init", expected="a new file", found=f"{output} exists already")
+    output.write_text(to_yaml(load_workflow(source, settings=parse_settings(settings or []))), encoding="utf-8")
+    typer.echo(f"wrote {output}")
+
+
+@workflows.command("validate")
+def workflow_validate(source: Source, root: Root = None, settings: Settings = None) -> None:
+    """Check a workflow in full, files included; nothing is run."""
+    from cryoflow.workflow import check_files, load_workflow, parse_settings
+
+    workflow = check_files(load_workflow(source, settings=parse_settings(settings or [])), root=root)
+    typer.echo(f"valid: {' -> '.join(workflow.stages)}")
+
+
+@catalogs.command("list")
+def catalog_list() -> None:
+    """List the entries."""
+    from cryoflow.catalog import entry_names, read_entry
+
+    for name in entry_names():
+        typer.echo(f"{name:<16}{read_entry(name)['title']}")
+
+
+@catalogs.command("show")
+def catalog_show(entry: Annotated[str, typer.Argument(help="Name of an entry")]) -> None:
+    """Show what is known of an entry."""
+    import yaml
+
+    from cryoflow.catalog import read_entry
+
+    typer.echo(yaml.safe_dump(read_entry(entry), sort_keys=False, allow_unicode=True).rstrip())

@@ -1,0 +1,156 @@
+"""The typed parameters of every stage: what a workflow file may say, and what the command line takes.
+
+A field has the name, meaning and default of the parameter of the Python function it is handed to
+(``tests/test_workflow.py`` compares them); the few that exist for files alone say so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = [
+    "Ctf", "Extract", "Micrographs", "Particles", "Pick", "Postprocess", "Refine", "Report", "Simulate",
+    "Stage",
+]  # fmt: skip
+
+Positive = Annotated[float, Field(gt=0)]
+Even = Annotated[int, Field(ge=16, multiple_of=2)]
+PixelSize = Annotated[float, Field(ge=0.1, le=50, description="Pixel size, angstrom")]
+Voltage = Annotated[float, Field(ge=40, le=1300, description="Acceleration voltage, kV")]
+Cs = Annotated[float, Field(ge=0, le=20, description="Spherical aberration, mm")]
+AmplitudeContrast = Annotated[float, Field(ge=0, lt=1, description="Amplitude contrast")]
+Symmetry = Annotated[str, Field(pattern=r"^([CD][1-9]\d*|T|O|I[1-4]?)$", description="Point group: Cn, Dn, T, O, I")]
+
+
+class Stage(BaseModel):
+    """Base of all parameters: unknown keys are errors, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Micrographs(Stage):
+    """Motion-corrected micrographs to start from."""
+
+    path: str | tuple[str, ...] = Field(
+        "micrographs/*.mrc", description="Files or a pattern of files, relative to the root"
+    )
+    pixel_size: PixelSize
+    voltage: Voltage = 300.0
+    cs: Cs = 2.7
+    amplitude_contrast: AmplitudeContrast = 0.1
+    ignore_header: bool = Field(False, description="Take pixel_size even where the files' headers say otherwise")
+
+
+class Particles(Stage):
+    """A particle stack made elsewhere (particles.star and its .mrcs) to start from, at refinement."""
+
+    path: Path = Field(description="STAR file of the particles")
+    images: Path | None = Field(None, description="Folder the image names are relative to; the root if not given")
+
+
+class Simulate(Stage):
+    """Micrographs of a known structure to start from; the truth is kept beside them."""
+
+    model: Path | None = Field(None, description="PDB or mmCIF file; a built-in procedural protein if not given")
+    symmetry: Symmetry = "D2"
+    diameter: Positive = Field(120.0, description="Diameter of the procedural protein, angstrom")
+    micrographs: int = Field(8, ge=1, description="Number of micrographs")
+    particles: int = Field(50, ge=1, description="Particles a micrograph")
+    pixel_size: PixelSize = 3.0
+    voltage: Voltage = 300.0
+    cs: Cs = 2.7
+    amplitude_contrast: AmplitudeContrast = 0.1
+    snr: Positive = Field(0.1, description="Signal-to-noise ratio: variance of signal over that of noise")
+    seed: int = Field(0, ge=0, description="Seed of every random number")
+
+
+class Ctf(Stage):
+    """Defocus and astigmatism of each micrograph."""
+
+    box: Even = Field(512, description="Box of the power spectrum, pixels")
+    min_resolution: Positive = Field(30.0, description="Lowest resolution fitted, angstrom")
+    max_resolution: Positive = Field(5.0, description="Highest resolution fitted, angstrom")
+    min_defocus: Positive = Field(5000.0, description="Least underfocus searched, angstrom")
+    max_defocus: Positive = Field(50000.0, description="Largest underfocus searched, angstrom")
+    phase_shift: bool = Field(False, description="Fit the phase shift of a phase plate")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Ctf:
+        if self.max_resolution >= self.min_resolution:
+            raise ValueError("max_resolution must be finer (a smaller number) than min_resolution")
+        if self.max_defocus <= self.min_defocus:
+            raise ValueError("max_defocus must be above min_defocus")
+        return self
+
+
+class Pick(Stage):
+    """Particle centres in each micrograph."""
+
+    diameter: Positive = Field(description="Particle diameter, angstrom")
+    min_diameter: Positive | None = Field(None, description="Smallest diameter of the LoG pass, angstrom")
+    max_diameter: Positive | None = Field(None, description="Largest diameter of the LoG pass, angstrom")
+    threshold: float | None = Field(None, description="Peaks below this many sigmas are dropped")
+    method: Literal["template", "log"] = Field(
+        "template", description="log: Laplacian of Gaussian; template: a second pass with the average of the first"
+    )
+
+
+class Extract(Stage):
+    """Particle images cut from the micrographs, normalised."""
+
+    box: Even = Field(description="Box, pixels of the micrograph")
+    rescale: Even | None = Field(None, description="Box after Fourier cropping, pixels")
+    background_diameter: Positive | None = Field(None, description="Diameter outside which is background, angstrom")
+    invert: bool | None = Field(None, description="Invert the contrast; decided from the micrographs if not given")
+
+    @model_validator(mode="after")
+    def _shrinks(self) -> Extract:
+        if self.rescale is not None and self.rescale > self.box:
+            raise ValueError("rescale must not exceed box")
+        return self
+
+
+class Refine(Stage):
+    """Poses and the map, by gold-standard regularised likelihood."""
+
+    reference: str | None = Field(
+        None, description="Map (.mrc, .map) or model (.pdb, .cif) to start from; pdb:ID is looked up near the data"
+    )
+    symmetry: Symmetry = "C1"
+    diameter: Positive = Field(description="Diameter of the circular mask, angstrom")
+    ini_high: Positive = Field(40.0, description="Low-pass filter of the reference, angstrom")
+    mask: Path | None = Field(None, description="Mask of the solvent (.mrc), 0 to 1")
+    classes: int = Field(1, ge=1, description="Number of classes")
+    poses: Literal["global", "local", "fixed"] = Field(
+        "global", description="Search all poses, near those given, or keep those given"
+    )
+    seed: int = Field(0, ge=0, description="Seed of the half-sets")
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _pdb(cls, value: object) -> object:
+        """``{pdb: 6z6u}`` of a file is ``pdb:6z6u``."""
+        if isinstance(value, Mapping) and set(value) == {"pdb"}:
+            value = f"pdb:{value['pdb']}"
+        if isinstance(value, str) and value.startswith("pdb:") and not re.fullmatch(r"pdb:[0-9][a-zA-Z0-9]{3}", value):
+            raise ValueError(f"{value.removeprefix('pdb:')!r} is no PDB identifier")
+        return value
+
+
+class Postprocess(Stage):
+    """Mask, FSC curves, resolution and sharpening."""
+
+    mask: Path | None = Field(None, description="Mask (.mrc), 0 to 1; made from the map if not given")
+    mtf: Path | None = Field(None, description="STAR file of the detector's MTF")
+    b_factor: float | None = Field(None, description="Sharpening B-factor, angstrom^2; Guinier's fit if not given")
+
+
+class Report(Stage):
+    """One self-contained HTML page about the run."""
+
+    title: str = Field("", description="Title of the page")
