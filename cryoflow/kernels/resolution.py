@@ -138,12 +138,17 @@ def resolution_at(
     return box * pixel_size / shell
 
 
-def fsc_significance(curve: Any, box: int, *, fraction: float = 1.0) -> float:
+def fsc_significance(curve: Any, box: int) -> float:
     """By how many standard deviations of pure noise the low-frequency part of a curve correlates at best.
 
-    In independent noise FSC(s) has mean 0 and variance 1 / N_s, N_s being the real degrees of freedom of the shell
-    (its samples in the full spectrum) times the volume ``fraction`` that a mask leaves. Returns the maximum over S of
-    sum_{s=1..S} N_s FSC(s) / sqrt(sum_{s=1..S} N_s): below 5 two maps cannot be said to share anything.
+    Between independent noise FSC(s) has mean 0 and variance v / N_s, N_s being the samples of the shell in the full
+    spectrum and v how much symmetry or a mask thins them out (1 for neither, the group's order for symmetric maps).
+    v is measured, as the median of (FSC(s+1) - FSC(s))^2 / (1 / N_s + 1 / N_{s+1}) over that of the chi-square
+    distribution, and held at 1 or above. Returns the maximum over S of
+
+        sum_{s=1..S} N_s FSC(s) / sqrt(v sum_{s=1..S} N_s).
+
+    Below 5 two maps cannot be said to share anything.
 
     >>> rng = np.random.default_rng(1)
     >>> a, b = rng.standard_normal((2, 24, 24, 24))
@@ -151,8 +156,10 @@ def fsc_significance(curve: Any, box: int, *, fraction: float = 1.0) -> float:
     True
     """
     values = np.asarray(to_host(curve), dtype=np.float64)[1:]
-    samples = shell_sum(np.ones((box, box, box // 2 + 1)), box, dims=3)[1:] * fraction
-    return float(np.max(np.cumsum(samples * values) / np.sqrt(np.cumsum(samples))))
+    samples = shell_sum(np.ones((box, box, box // 2 + 1)), box, dims=3)[1:]
+    steps = np.diff(values) ** 2 / (1 / samples[1:] + 1 / samples[:-1])
+    thinning = max(1.0, float(np.median(steps)) / 0.4549)
+    return float(np.max(np.cumsum(samples * values) / np.sqrt(thinning * np.cumsum(samples))))
 
 
 def phase_randomise(volume: Any, from_shell: int, rng: np.random.Generator) -> Any:
@@ -182,14 +189,14 @@ def corrected_fsc(masked: Any, randomised: Any, from_shell: int) -> Any:
     """FSC free of the correlation a mask brings in: (FSC_t - FSC_n) / (1 - FSC_n) from ``from_shell`` + 2 on.
 
     Two shells are left out beyond the randomisation, where the mask smears true signal into the randomised part.
-    Where FSC_n is at least FSC_t the result is 0. Source: Chen et al. 2013, Ultramicroscopy 135:24.
+    Negative values are kept. Source: Chen et al. 2013, Ultramicroscopy 135:24.
 
     >>> corrected_fsc(np.array([1, .9, .8, .6]), np.array([1, .9, .7, .2]), 1).round(3).tolist()
     [1.0, 0.9, 0.8, 0.5]
     """
     xp = array_module(masked)
-    rest = xp.where(randomised < 1, 1 - randomised, 1.0)
-    true = xp.where(randomised < masked, (masked - randomised) / rest, 0.0)
+    rest = xp.maximum(1.0 - randomised, 1e-6)  # FSC_n = 1 happens only to noiseless volumes that fill the box
+    true = xp.clip((masked - randomised) / rest, -1.0, 1.0)
     return xp.where(xp.arange(masked.shape[-1]) < from_shell + 2, masked, true)
 
 
