@@ -1,0 +1,283 @@
+"""MRC files (MRC2014: Cheng et al. 2015, J. Struct. Biol. 192, 146): maps, stacks and their headers.
+
+Modes 0 (int8; uint8 where IMOD says so), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16), either byte order, any
+extended header.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.files import atomic
+
+__all__ = [
+    "Header", "check_pixel_size", "pack_header", "read_header", "read_images", "read_map", "write_map", "write_stack",
+]  # fmt: skip
+
+_MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_IMOD_STAMP = 1146047817
+_LARGEST = 1 << 24  # no axis is longer: tells the byte orders apart
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the 1024 bytes say. ``shape`` is (sections, rows, columns); triples are (x, y, z)."""
+
+    path: str
+    shape: tuple[int, int, int]
+    mode: int
+    dtype: np.dtype[Any]
+    offset: int
+    voxel: tuple[float, float, float]
+    start: tuple[int, int, int]
+    origin: tuple[float, float, float]
+    axes: tuple[int, int, int]
+    space_group: int
+
+    @property
+    def image_bytes(self) -> int:
+        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+
+
+def read_header(path: str | Path, *, check_size: bool = True) -> Header:
+    """Read the header of an MRC file and hold it against the size of the file.
+
+    Raises
+    ------
+    FormatError : no MRC header, an unknown mode, or a file shorter or longer than its header says.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        raw = file.read(1024)
+        size = file.seek(0, 2)
+    if len(raw) < 1024:
+        raise FormatError(str(path), expected="an MRC header of 1024 bytes", found=f"{len(raw)} bytes")
+    order = next((o for o in "<>" if _plausible(struct.unpack(f"{o}4i", raw[:16]))), None)
+    if order is None:
+        raise FormatError(
+            f"{path}, bytes 0-15", expected="sizes and a mode of the MRC format",
+            found=f"{struct.unpack('<4i', raw[:16])}", remedy="This is not an MRC file.",
+        )  # fmt: skip
+    nx, ny, nz, mode, *rest = struct.unpack(f"{order}10i", raw[:40])
+    if mode not in _MODES:
+        raise FormatError(
+            f"{path}, byte 12", expected=f"an MRC mode of {sorted(_MODES)}", found=f"mode {mode}",
+            remedy="Complex and packed modes hold no images: write the file in mode 2.",
+        )  # fmt: skip
+    cell = struct.unpack(f"{order}3f", raw[40:52])
+    axes = struct.unpack(f"{order}3i", raw[64:76])
+    axes = axes if sorted(axes) == [1, 2, 3] else (1, 2, 3)  # some old programs leave zeros
+    space_group, extended = struct.unpack(f"{order}2i", raw[88:96])
+    stamp, flags = struct.unpack(f"{order}2i", raw[152:160])
+    kind = "u1" if mode == 0 and stamp == _IMOD_STAMP and not flags & 1 else _MODES[mode]
+    by_axis = dict(zip(axes, rest[:3], strict=True))
+    header = Header(
+        path=str(path),
+        shape=(nz, ny, nx),
+        mode=mode,
+        dtype=np.dtype(kind).newbyteorder(order),
+        offset=1024 + extended,
+        voxel=tuple(round(float(c) / m, 6) if m > 0 and np.isfinite(c) else 0.0 for c, m in zip(cell, rest[3:6], strict=True)),  # type: ignore[arg-type]
+        start=(by_axis[1], by_axis[2], by_axis[3]),
+        origin=struct.unpack(f"{order}3f", raw[196:208]),
+        axes=axes,
+        space_group=space_group,
+    )
+    expected = header.offset + nz * header.image_bytes
+    if extended < 0 or (check_size and size != expected):
+        whole = max(0, size - header.offset) // header.image_bytes
+        raise FormatError(
+            str(path), expected=f"{expected} bytes ({nz} x {ny} x {nx} of mode {mode})", found=f"{size} bytes",
+            remedy=f"The file is truncated in section {whole + 1}: copy it again." if size < expected
+            else "The header is wrong or the file has grown since it was written.",
+        )  # fmt: skip
+    return header
+
+
+def _plausible(words: tuple[int, ...]) -> bool:
+    return all(0 < n <= _LARGEST for n in words[:3]) and 0 <= words[3] <= 128
+
+
+def read_images(header: Header, first: int, count: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Sections ``first`` to ``first + count`` as stored, in this machine's byte order; straight into ``out`` if given."""
+    shape = (count, *header.shape[1:])
+    native = header.dtype.newbyteorder("=")
+    direct = out is not None and out.dtype == header.dtype and out.flags.c_contiguous
+    raw = out if direct and out is not None else np.empty(shape, header.dtype)
+    with Path(header.path).open("rb", buffering=0) as file:
+        file.seek(header.offset + first * header.image_bytes)
+        view = memoryview(raw.reshape(-1).view(np.uint8))
+        done = 0
+        while done < len(view):
+            step = file.readinto(view[done:])
+            if not step:
+                raise FormatError(
+                    f"{header.path}, section {first + done // header.image_bytes + 1}",
+                    expected=f"{len(view)} bytes", found=f"{done}", remedy="The file has changed since it was opened.",
+                )  # fmt: skip
+            done += step
+    if out is None:
+        return raw.astype(native, copy=False)
+    if not direct:
+        out[...] = raw
+    return out
+
+
+def read_map(path: str | Path, *, pixel_size: float | None = None, anisotropic: bool = False) -> xr.DataArray:
+    """Read a map as ``map`` (z, y, x) float32, whatever the order of the axes in the file.
+
+    ``attrs``: ``pixel_size`` (angstrom), ``origin`` (x, y, z; angstrom), ``start`` (x, y, z; voxels) and
+    ``voxel_size`` (x, y, z). ``pixel_size`` overrides the header. Voxels that are not cubes within 1 % are
+    refused unless ``anisotropic``; ``attrs`` then has no ``pixel_size``.
+
+    Raises
+    ------
+    FormatError : not an MRC file, truncated, voxels not cubic, or no voxel size at all.
+    """
+    header = read_header(path)
+    data = read_images(header, 0, header.shape[0])
+    on_disk = header.axes[::-1]  # which of x=1, y=2, z=3 the array's axes are
+    data = data.transpose([on_disk.index(axis) for axis in (3, 2, 1)])
+    voxel = header.voxel if pixel_size is None else (float(pixel_size),) * 3
+    attrs: dict[str, Any] = {
+        "origin": list(header.origin), "start": list(header.start), "voxel_size": list(voxel), "source": Path(path).name,
+    }  # fmt: skip
+    size = float(np.mean(voxel))
+    if size <= 0 or min(voxel) <= 0:
+        raise FormatError(
+            f"{path}, bytes 28-51", expected="a voxel size", found=f"{voxel}", remedy="Give pixel_size= in angstrom."
+        )
+    if max(voxel) - min(voxel) <= 0.01 * size:
+        attrs["pixel_size"] = voxel[0]
+    elif not anisotropic:
+        raise FormatError(
+            f"{path}, bytes 28-51", expected="cubic voxels", found=f"{voxel[0]:.4f} x {voxel[1]:.4f} x {voxel[2]:.4f}",
+            remedy="Give pixel_size= if the header is wrong, or anisotropic=True to read the map as it is.",
+        )  # fmt: skip
+    return xr.DataArray(np.ascontiguousarray(data, np.float32), dims=("z", "y", "x"), name="map", attrs=attrs)
+
+
+def pack_header(
+    shape: tuple[int, int, int],
+    *,
+    mode: int,
+    pixel_size: float,
+    stack: bool,
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    start: tuple[int, int, int] = (0, 0, 0),
+    statistics: tuple[float, float, float, float] = (0.0, -1.0, -2.0, -1.0),
+) -> bytes:
+    """The 1024 bytes of a little-endian MRC2014 header. ``statistics``: minimum, maximum, mean, root mean square."""
+    nz, ny, nx = shape
+    low, high, mean, rms = statistics
+    raw = bytearray(1024)
+    struct.pack_into("<10i", raw, 0, nx, ny, nz, mode, *start, nx, ny, 1 if stack else nz)
+    cell = (nx * pixel_size, ny * pixel_size, (1 if stack else nz) * pixel_size)
+    struct.pack_into("<6f3i3f", raw, 40, *cell, 90.0, 90.0, 90.0, 1, 2, 3, low, high, mean)
+    struct.pack_into("<2i", raw, 88, 0 if stack else 1, 0)
+    struct.pack_into("<i", raw, 108, 20140)
+    struct.pack_into("<3f4s4s f i", raw, 196, *origin, b"MAP ", b"DD\0\0", rms, 1)
+    label = b"cryoflow"
+    raw[224 : 224 + 80] = label.ljust(80)
+    return bytes(raw)
+
+
+def write_map(
+    path: str | Path, volume: ArrayLike | xr.DataArray, *, pixel_size: float | None = None,
+    origin: tuple[float, float, float] | None = None,
+) -> None:  # fmt: skip
+    """Write a (z, y, x) volume (or a (y, x) picture) as float32, whole or not at all.
+
+    ``pixel_size`` (angstrom) and ``origin`` (x, y, z; angstrom) default to those in the attrs of a DataArray.
+
+    Raises
+    ------
+    ParameterError : no pixel size, or an array that is not two- or three-dimensional.
+    ResourceError : the disk is full.
+    """
+    attrs = volume.attrs if isinstance(volume, xr.DataArray) else {}
+    size = attrs.get("pixel_size") if pixel_size is None else pixel_size
+    if size is None or not np.isfinite(size) or size <= 0:
+        raise ParameterError(f"write_map({path})", expected="a pixel size above 0", found=f"{size}")
+    data = np.asarray(volume, dtype="<f4")
+    if data.ndim not in (2, 3) or 0 in data.shape:
+        raise ParameterError(f"write_map({path})", expected="a (z, y, x) or (y, x) array", found=f"shape {data.shape}")
+    data = data.reshape((1,) * (3 - data.ndim) + data.shape)
+    mean = float(data.mean(dtype=np.float64))
+    rms = float(data.std(dtype=np.float64))
+    header = pack_header(
+        data.shape, mode=2, pixel_size=float(size), stack=False,
+        origin=tuple(origin if origin is not None else attrs.get("origin", (0.0, 0.0, 0.0))),
+        start=tuple(attrs.get("start", (0, 0, 0))),
+        statistics=(float(data.min()), float(data.max()), mean, rms),
+    )  # fmt: skip
+    with atomic(path) as partial, partial.open("wb") as file:
+        file.write(header)
+        file.write(np.ascontiguousarray(data).data)
+
+
+def write_stack(path: str | Path, image: xr.DataArray, *, pixel_size: float, dtype: str = "float32") -> None:
+    """Write (row, y, x) images to an ``.mrcs`` of mode 2 or 12 (``dtype`` float32 or float16), chunk by chunk.
+
+    A lazy ``image`` is never in memory as a whole. Statistics in the header are those of all images.
+
+    Raises
+    ------
+    ParameterError : another dtype, no images, or values that float16 cannot hold.
+    ResourceError : the disk is full.
+    """
+    where = f"write_stack({path})"
+    if dtype not in ("float32", "float16"):
+        raise ParameterError(where, expected="dtype 'float32' or 'float16'", found=repr(dtype))
+    if image.ndim != 3 or 0 in image.shape:
+        raise ParameterError(where, expected="images (particle, y, x), at least one", found=f"shape {image.shape}")
+    row = image.dims[0]
+    chunks = image.chunksizes.get(row) or _equal_pieces(image.shape[0], max(1, (16 << 20) // (4 * image[0].size)))
+    low, high, total, squares, first = np.inf, -np.inf, 0.0, 0.0, 0
+    mode = 2 if dtype == "float32" else 12
+    shape = (int(image.shape[0]), int(image.shape[1]), int(image.shape[2]))
+    with atomic(path) as partial, partial.open("wb") as file:
+        file.write(bytes(1024))
+        for count in chunks:
+            block = np.asarray(image.isel({row: slice(first, first + count)}).values, np.float32)
+            if mode == 12 and np.abs(block[np.isfinite(block)]).max(initial=0) > np.finfo(np.float16).max:
+                raise ParameterError(where, expected="values within float16", found="larger ones", remedy="Use float32.")
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+            total += float(block.sum(dtype=np.float64))
+            squares += float(np.square(block, dtype=np.float64).sum())
+            file.write(np.ascontiguousarray(block, dtype="<f4" if mode == 2 else "<f2").data)
+            first += count
+        mean = total / image.size
+        statistics = (low, high, mean, float(np.sqrt(max(0.0, squares / image.size - mean**2))))
+        file.seek(0)
+        file.write(pack_header(shape, mode=mode, pixel_size=pixel_size, stack=True, statistics=statistics))
+
+
+def check_pixel_size(headers: Iterable[Header], given: float, where: str) -> None:
+    """Refuse a pixel size that most headers contradict by more than 1 %; headers of 0 or 1 angstrom say nothing.
+
+    Raises
+    ------
+    ParameterError : most of the headers that say something say something else.
+    """
+    sizes = np.array([h.voxel[0] for h in headers])
+    sizes = sizes[(sizes > 0) & (np.abs(sizes - 1) > 1e-4)]
+    wrong = np.abs(sizes - given) > 0.01 * given
+    if len(sizes) and wrong.mean() > 0.5:
+        raise ParameterError(
+            where, expected=f"a pixel size of {np.median(sizes):.4f} angstrom, as {wrong.sum()} file headers say",
+            found=f"{given:.4f}", remedy="Correct pixel_size, or pass trust_given=True if the headers are wrong.",
+        )  # fmt: skip
+
+
+def _equal_pieces(total: int, size: int) -> tuple[int, ...]:
+    return tuple(min(size, total - first) for first in range(0, total, size))

@@ -1,0 +1,226 @@
+"""Particle sets: a STAR file of RELION 3.0 to 5 and the stacks it names, as one lazy Dataset, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.files import inside
+from cryoflow.io.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
+from cryoflow.io.mrc import Header, check_pixel_size, read_header, write_stack
+from cryoflow.io.relion import from_tables, split_optics, text, to_tables
+from cryoflow.io.star import read_star, write_star
+from cryoflow.schema import require, validate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["read_particles", "write_particles"]
+
+_PARENTS = 4  # RELION's names are relative to the project, some folders above a job's files
+
+
+def read_particles(
+    star: str | Path,
+    *,
+    root: str | Path | None = None,
+    images: bool = True,
+    pixel_size: float | None = None,
+    voltage: float | None = None,
+    cs: float | None = None,
+    amplitude_contrast: float | None = None,
+    mixed_pixel_sizes: bool = False,
+    trust_given: bool = False,
+    allow_outside: bool = False,
+    chunk_bytes: float = CHUNK_BYTES,
+) -> xr.Dataset:
+    """Read a particle STAR file of RELION 3.0, 3.1, 4 or 5; ``image`` is lazy and spans any number of stacks.
+
+    Parameters
+    ----------
+    root : folder that the image names are relative to; by default the first of the STAR file's folder and the four
+        above it in which a stack is found.
+    images : False reads the metadata alone (the stacks need not exist).
+    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction; they replace what the file says.
+    mixed_pixel_sizes : accept optics groups of different pixel sizes.
+    trust_given : accept a pixel size that the stacks' headers contradict.
+    allow_outside : accept image names that lead out of ``root``.
+    chunk_bytes : size of a chunk of images, bytes of float32.
+
+    Returns
+    -------
+    Dataset with dims ``particle, y, x, optics``. Rotations are matrices, shifts angstrom; a column the schema does not
+    know is kept as ``x_<label>`` (``x_optics_<label>`` for optics groups), and all return to their places on export.
+
+    Raises
+    ------
+    FormatError : a damaged STAR file or stack, a stack that is missing or outside of ``root``, an image number beyond
+        its stack, mixed box sizes or pixel sizes, no pixel size.
+    ParameterError : the headers contradict the pixel size.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib, numpy as np, xarray as xr
+    >>> from cryoflow.io.mrc import write_stack
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> write_stack(folder / "p.mrcs", xr.DataArray(np.ones((2, 8, 8), "f4"), dims=("particle", "y", "x")), pixel_size=2)
+    >>> text = "data_\\nloop_\\n_rlnImageName\\n_rlnDefocusU\\n_rlnVoltage\\n1@p.mrcs 9000 300\\n2@p.mrcs 9100 300\\n"
+    >>> _ = (folder / "p.star").write_text(text)
+    >>> dict(read_particles(folder / "p.star", pixel_size=2.0).image.sizes)
+    {'particle': 2, 'y': 8, 'x': 8}
+    """
+    star = Path(star)
+    rows, optics = split_optics(read_star(star), "particles", str(star))
+    given = {"rlnImagePixelSize": pixel_size, "rlnVoltage": voltage, "rlnSphericalAberration": cs,
+             "rlnAmplitudeContrast": amplitude_contrast}  # fmt: skip
+    for label, value in given.items():
+        if value is not None:
+            if not np.isfinite(value) or value < 0 or (value == 0 and label != "rlnSphericalAberration"):
+                raise ParameterError(f"read_particles({star})", expected=f"{label} above 0", found=f"{value}")
+            optics[label] = float(value)
+    ds = from_tables(rows, optics, dim="particle", where=str(star))
+    ds["particle_id"] = ("particle", np.arange(len(rows), dtype=np.int64))
+    _check_pixel_sizes(ds, star, mixed_pixel_sizes)
+    if images:
+        if "rlnImageName" not in rows:
+            raise FormatError(str(star), expected="_rlnImageName", found=f"labels {', '.join(rows.columns)}",
+                              remedy="Pass images=False to read the metadata alone.")  # fmt: skip
+        base, headers, file, section = _locate(rows.rlnImageName, star, root, allow_outside)
+        _check_boxes(headers, ds, star)
+        if not trust_given:
+            _check_headers(headers, file, ds, star)
+        frame = headers[0].shape[1:]
+        array = FileImages(headers, file, section, frame, np.dtype(np.float32))
+        attrs = {"long_name": "particle image"}
+        ds["image"] = lazy(("particle", "y", "x"), array, chunk_rows(4 * frame[0] * frame[1], chunk_bytes), attrs)
+        ds.attrs["root"] = str(base)
+    return validate(ds, str(star))
+
+
+def _check_pixel_sizes(ds: xr.Dataset, star: Path, mixed: bool) -> None:
+    if "pixel_size" not in ds:
+        raise FormatError(str(star), expected="a pixel size (_rlnImagePixelSize)", found="none",
+                          remedy="Give pixel_size= in angstrom.")  # fmt: skip
+    used = ds.pixel_size.values[np.unique(ds.optics_group.values)]
+    if used.min() <= 0:
+        raise FormatError(str(star), expected="pixel sizes above 0", found=f"{used.min()}")
+    if used.max() - used.min() > 1e-3 * used.max() and not mixed:
+        raise FormatError(
+            str(star), expected="one pixel size", found=", ".join(f"{p:g}" for p in np.unique(used)) + " angstrom",
+            remedy="Rescale the groups to one pixel size, or pass mixed_pixel_sizes=True.",
+        )  # fmt: skip
+
+
+def _locate(
+    names: pd.Series[Any], star: Path, root: str | Path | None, allow_outside: bool
+) -> tuple[Path, tuple[Header, ...], NDArray[np.int32], NDArray[np.int32]]:
+    """Root, headers of the stacks, and for each row the number of its stack and its section in it (from 0)."""
+    parts = names.astype("str").str.partition("@")
+    numbered = (parts[1] == "@").to_numpy()
+    number = np.ones(len(names), np.int64)
+    try:
+        number[numbered] = parts[0][numbered].astype(np.int64)
+    except ValueError:
+        bad = np.flatnonzero(numbered & ~parts[0].str.fullmatch(r"\d+").to_numpy())[0]
+        raise FormatError(f"{star}, row {bad + 1}", expected="an image name like 000001@stack.mrcs",
+                          found=repr(names.iloc[bad])) from None  # fmt: skip
+    codes, files = parts[2].where(numbered, parts[0]).factorize()
+    first_row = np.unique(codes, return_index=True)[1]
+    where = [f"{star}, row {row + 1}" for row in first_row]
+    base = _root(star, root, [str(name) for name in files[:20]])
+    headers = []
+    for name, at in zip(files, where, strict=True):
+        path = inside(str(name), base, where=at, allow_outside=allow_outside)
+        if not path.is_file():
+            missing = sum(not (base / str(other)).is_file() for other in files)
+            raise FormatError(
+                at, expected=f"the stack {name} below {base}", found=f"no such file ({missing} of {len(files)} missing)",
+                remedy="Give root=, or pass images=False to read the metadata alone.",
+            )  # fmt: skip
+        headers.append(read_header(path))
+    depth = np.array([h.shape[0] for h in headers])[codes]
+    bad_rows = np.flatnonzero((number < 1) | (number > depth))
+    if len(bad_rows):
+        row = bad_rows[0]
+        raise FormatError(
+            f"{star}, row {row + 1}", expected=f"an image number from 1 to {depth[row]} of {files[codes[row]]}",
+            found=f"{number[row]}", remedy=f"{len(bad_rows)} rows name images that are not there.",
+        )  # fmt: skip
+    return base, tuple(headers), codes.astype(np.int32), (number - 1).astype(np.int32)
+
+
+def _root(star: Path, root: str | Path | None, names: list[str]) -> Path:
+    if root is not None:
+        return Path(root)
+    folder = star.resolve().parent
+    candidates = [folder, *folder.parents[:_PARENTS]]
+    return next((c for c in candidates if any((c / name).is_file() for name in names)), folder)
+
+
+def _check_boxes(headers: tuple[Header, ...], ds: xr.Dataset, star: Path) -> None:
+    first = headers[0]
+    for header in headers:
+        if header.shape[1:] != first.shape[1:]:
+            raise FormatError(
+                header.path, expected=f"images of {first.shape[1:]} as in {first.path}", found=f"{header.shape[1:]}",
+                remedy="Extract or rescale all particles to one box.",
+            )  # fmt: skip
+    box = first.shape[1]
+    if box != first.shape[2]:
+        raise FormatError(first.path, expected="square images", found=f"{first.shape[1:]}")
+    if "x_optics_rlnImageSize" in ds:
+        said = ds["x_optics_rlnImageSize"].values[np.unique(ds.optics_group.values)]
+        if np.any(said != box):
+            raise FormatError(f"{star}, block data_optics", expected=f"_rlnImageSize {box}, the box of {first.path}",
+                              found=f"{said.tolist()}")  # fmt: skip
+
+
+def _check_headers(headers: tuple[Header, ...], file: NDArray[np.int32], ds: xr.Dataset, star: Path) -> None:
+    pairs = np.unique(np.stack([file, ds.optics_group.values]), axis=1)
+    for group in np.unique(pairs[1]):
+        named = [headers[i] for i in pairs[0, pairs[1] == group]]
+        check_pixel_size(named, float(ds.pixel_size[group]), f"read_particles({star})")
+
+
+def write_particles(
+    ds: xr.Dataset, star: str | Path, *, images: str | Path | None = None, dtype: str = "float32"
+) -> None:
+    """Write particles as a STAR file of RELION 3.1, which RELION 3.1 to 5 and cryoSPARC read.
+
+    Parameters
+    ----------
+    images : an ``.mrcs`` to write the images to, chunk by chunk, as ``dtype`` (float32 or float16); image names then
+        point to it, relative to the STAR file. Without it the Dataset's ``image_name`` is written as it is.
+
+    Raises
+    ------
+    SchemaError : neither ``images`` nor ``image_name``, or a variable that breaks the schema.
+    ParameterError : no particles.
+    ResourceError : the disk is full; nothing half-written is left.
+    """
+    star = Path(star)
+    where = f"write_particles({star})"
+    validate(ds, where, required=["pixel_size"])
+    n = ds.sizes.get("particle", 0)
+    if n == 0:
+        raise ParameterError(where, expected="at least one particle", found="none", remedy="The selection is empty.")
+    if images is not None:
+        require(ds, where, ["image"])
+        write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
+        stack = Path(images).resolve()
+        folder = star.resolve().parent
+        name = stack.relative_to(folder) if stack.is_relative_to(folder) else stack
+        ds = ds.assign(image_name=("particle", text(f"{i:06d}@{name}" for i in range(1, n + 1))))
+    else:
+        require(ds, where, ["image_name"])
+    rows, optics = to_tables(ds.drop_vars("image", errors="ignore"), dim="particle")
+    if "image" in ds:
+        optics["rlnImageSize"] = ds.sizes["x"]
+    if "rlnImageSize" in optics and "rlnImageDimensionality" not in optics:
+        optics["rlnImageDimensionality"] = 2
+    write_star(star, {"optics": optics, "particles": rows})

@@ -1,0 +1,98 @@
+"""Columns of numbers and words as text of equal width, in array operations (a million rows in seconds)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ROWS", "format_column"]
+
+ROWS = 65536  # rows formatted at a time: bounds the memory
+_TRIPLES = np.array([list(f"{i:03d}".encode()) for i in range(1000)], np.uint8)
+_DECIMALS = 6
+_SPACE = ord(" ")
+
+
+def format_column(column: pd.Series[Any], quote: Callable[[str], str]) -> NDArray[np.uint8]:
+    """Text of one column, shape (rows, width) of ASCII or UTF-8 bytes padded with blanks."""
+    kind = getattr(column.dtype, "kind", "O")
+    if kind in "iu":
+        return _integers(column.to_numpy())
+    if kind == "b":
+        return _integers(column.to_numpy().astype(np.int64))
+    if kind == "f":
+        return _reals(column.to_numpy().astype(np.float64))
+    return _words(column, quote)
+
+
+def _words(column: pd.Series[Any], quote: Callable[[str], str]) -> NDArray[np.uint8]:
+    codes, unique = column.factorize(use_na_sentinel=False)
+    texts = ["nan" if word is None or word != word else quote(str(word)) for word in unique]
+    words = np.array([text.encode("utf-8", "surrogateescape") for text in texts], dtype=np.bytes_)
+    letters = words.view(np.uint8).reshape(len(words), -1)
+    letters = np.where(letters == 0, np.uint8(_SPACE), letters)
+    return np.asarray(letters[codes], np.uint8)
+
+
+def _digits(values: NDArray[np.uint64], groups: int) -> NDArray[np.uint8]:
+    """Decimal digits, three to a group, leading zeros kept."""
+    out = np.empty((len(values), groups, 3), np.uint8)
+    for i in range(groups - 1, -1, -1):
+        rest = values // np.uint64(1000)
+        out[:, i] = _TRIPLES[(values - rest * np.uint64(1000)).astype(np.int64)]
+        values = rest
+    return out.reshape(len(out), 3 * groups)
+
+
+def _signed(whole: NDArray[np.uint8], negative: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Leading zeros become blanks (the last digit stays) and the sign stands before the first digit."""
+    n, width = whole.shape
+    first = np.minimum(np.argmax(whole != ord("0"), axis=1), width - 1)
+    first[(whole == ord("0")).all(axis=1)] = width - 1
+    out = np.empty((n, width + 1), np.uint8)
+    out[:, 0] = _SPACE
+    out[:, 1:] = np.where(np.arange(width) < first[:, None], np.uint8(_SPACE), whole)
+    rows = np.flatnonzero(negative)
+    out[rows, first[rows]] = ord("-")
+    used = int(first.min()) if n else 0
+    return out[:, used:]
+
+
+def _integers(values: NDArray[Any]) -> NDArray[np.uint8]:
+    if len(values) == 0:
+        return np.empty((0, 1), np.uint8)
+    negative = values < 0
+    size = values.astype(np.uint64)
+    size[negative] = (~size[negative]) + np.uint64(1)
+    groups = max(1, -(-len(str(int(size.max()))) // 3))
+    return _signed(_digits(size, groups), negative)
+
+
+def _reals(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    if len(values) == 0:
+        return np.empty((0, 1), np.uint8)
+    size = np.abs(values)
+    fixed = (size == 0) | ((size >= 1e-3) & (size < 1e9))
+    scaled = np.rint(np.where(fixed, size, 0.0) * 10**_DECIMALS).astype(np.uint64)
+    whole, part = scaled // np.uint64(10**_DECIMALS), scaled % np.uint64(10**_DECIMALS)
+    groups = max(1, -(-len(str(int(whole.max()))) // 3))
+    before = _signed(_digits(whole, groups), (values < 0) & fixed)
+    point = np.full((len(values), 1), ord("."), np.uint8)
+    text = np.concatenate([before, point, _digits(part, _DECIMALS // 3)], axis=1)
+    odd = np.flatnonzero(~fixed)
+    if len(odd):  # tiny, huge, infinite or missing: one by one where few, always exact to seven digits
+        words = np.array([f"{v:.6e}".encode() for v in values[odd]], dtype=np.bytes_)
+        letters = words.view(np.uint8).reshape(len(odd), -1)
+        width = max(text.shape[1], letters.shape[1])
+        padded = np.full((len(text), width), _SPACE, np.uint8)
+        padded[:, width - text.shape[1] :] = text
+        padded[odd] = _SPACE
+        padded[odd, : letters.shape[1]] = np.where(letters == 0, np.uint8(_SPACE), letters)
+        text = padded
+    return text
