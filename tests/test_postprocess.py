@@ -98,7 +98,7 @@ def test_known_b_factor_is_found_and_undone():
     density = log_amplitudes(rfft3c(synthetic_halves(b=0.0)[0]))
     assert np.ptp((ds.log_amplitude_weighted.values - density)[8:22]) > 1
     assert np.ptp((ds.log_amplitude_sharpened.values - density)[8:22]) < 0.1
-    plain = postprocess(a, b, pixel_size=1.5, b_factor=None)
+    plain = postprocess(a, b, pixel_size=1.5, b_factor=0)
     assert plain.attrs["b_factor"] == 0
     np.testing.assert_array_equal(plain["map"], plain.map_sharpened)
     given = postprocess(a, b, pixel_size=1.5, b_factor=-33)
@@ -114,7 +114,7 @@ def test_mtf_is_divided_out(tmp_path):
     assert mtf[[0, 12, 24]] == pytest.approx([1, 0.5, 0.25])
     assert read_mtf(star, box=48, pixel_size=1.5, mtf_pixel_size=0.75)[24] == pytest.approx(0.5)
     _, a, b = synthetic_halves()
-    plain, divided = (postprocess(a, b, pixel_size=1.5, b_factor=None, mtf=m) for m in (None, star))
+    plain, divided = (postprocess(a, b, pixel_size=1.5, b_factor=0, mtf=m) for m in (None, star))
     gain = np.exp(divided.log_amplitude_weighted - plain.log_amplitude_weighted)
     np.testing.assert_allclose(gain[1:15], 1 / mtf[1:15], rtol=1e-5)
     np.testing.assert_array_equal(divided.fsc_curves, plain.fsc_curves)
@@ -127,7 +127,7 @@ def test_mtf_is_divided_out(tmp_path):
 @pytest.mark.parametrize("n", [47, 48])
 def test_weighting_brings_the_map_nearer_to_the_truth(n):
     truth, a, b = synthetic_halves(n=n, noise=0.15)
-    ds = postprocess(a, b, pixel_size=1.5, b_factor=None)
+    ds = postprocess(a, b, pixel_size=1.5, b_factor=0)
     assert ds["map"].shape == (n, n, n)
     assert ds["map"].dtype == np.float32
 
@@ -207,6 +207,7 @@ BAD = {
     "pixel size": lambda a: {"pixel_size": 0.0},  # noqa: ARG005
     "pixel size not finite": lambda a: {"pixel_size": np.nan},  # noqa: ARG005
     "pixel size of the header": lambda a: {"half2": xr.DataArray(a, dims=("z", "y", "x"), attrs={"pixel_size": 1.2})},
+    "B-factor": lambda a: {"b_factor": np.nan},  # noqa: ARG005
     "mask of another box": lambda a: {"mask": np.ones((8, 8, 8))},  # noqa: ARG005
     "mask out of range": lambda a: {"mask": 3 * np.ones_like(a)},
     "mask of zeros": lambda a: {"mask": np.zeros_like(a)},

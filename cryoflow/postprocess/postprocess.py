@@ -33,7 +33,7 @@ def postprocess(
     mask: Volume | None = None,
     mtf: str | Path | None = None,
     mtf_pixel_size: float | None = None,
-    b_factor: float | Literal["auto"] | None = "auto",
+    b_factor: float | Literal["auto"] | None = None,
     fit_range: tuple[float, float | None] = (10.0, None),
     low_pass_to: float | None = None,
     mask_low_pass: float = 15.0,
@@ -52,8 +52,8 @@ def postprocess(
     mask : (n, n, n) between 0 and 1. Replaces the tight mask, and is the ``mask`` of the result; without it the result
         has an automatic one (``kernels.masks.auto_mask`` of the mean map at ``mask_low_pass``).
     mtf : STAR file with rlnResolutionInversePixel and rlnMtfValue; ``mtf_pixel_size``: the detector's pixel, angstrom.
-    b_factor : "auto" fits the Guinier plot over ``fit_range`` (angstrom; None: the resolution); a number in angstrom^2
-        is used as it is (negative sharpens); None does not sharpen.
+    b_factor : angstrom^2, negative sharpens, 0 leaves the amplitudes; None or "auto" fits the Guinier plot over
+        ``fit_range`` (angstrom; its second value None: the resolution).
     low_pass_to : angstrom; None takes the resolution, 0 no low-pass.
     mask_low_pass : angstrom; low-pass before maps are thresholded into masks.
     seed : of the random phases.
@@ -79,10 +79,12 @@ def postprocess(
     >>> from cryoflow.kernels.masks import soft_sphere
     >>> rng = np.random.default_rng(0)
     >>> halves = soft_sphere(32, 8, 3) + 0.2 * rng.standard_normal((2, 32, 32, 32))
-    >>> result = postprocess(*halves, pixel_size=2.0, b_factor=None)
+    >>> result = postprocess(*halves, pixel_size=2.0, b_factor=0)
     >>> bool(result.resolution_143.sel(curve="corrected") < 15)
     True
     """
+    if b_factor not in (None, "auto") and not np.isfinite(float(b_factor)):
+        raise ParameterError("postprocess: b_factor", expected='a finite number, None or "auto"', found=str(b_factor))
     a, b = _half(half1, "half1", pixel_size), _half(half2, "half2", pixel_size)
     if a.shape != b.shape:
         raise ParameterError(
@@ -119,12 +121,12 @@ def postprocess(
     weighted = log_amplitudes(spectrum)
 
     fit = None
-    if b_factor == "auto":
+    if b_factor is None or b_factor == "auto":
         low, high = fit_range
         fit = _fit(weighted, n, pixel_size, low, resolution if high is None else high, notes)
         applied = fit.b_factor if fit else 0.0
     else:
-        applied = 0.0 if b_factor is None else float(b_factor)
+        applied = float(b_factor)
     sharp = apply_b_factor(spectrum, applied, pixel_size)
 
     cut = resolution if low_pass_to is None else low_pass_to
