@@ -1,0 +1,98 @@
+"""Cutting a micrograph into overlapping tiles, and setting bad areas aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.kernels.backend import array_module, to_host
+
+__all__ = ["UnusableMicrographError", "clipped", "good_tiles", "tile_corners", "tile_stacks"]
+
+Array = npt.NDArray[np.floating[Any]]
+CLIP_SIGMAS = 5.0  # beyond this a pixel is a hot pixel, an X-ray or the edge of something that is not ice
+TILES_AT_ONCE = 8
+OUTLIER_MADS = 6.0
+OUTLIER_FLOOR = 0.2  # relative difference in mean or deviation that is never an outlier
+
+
+class UnusableMicrographError(ValueError):
+    """This micrograph cannot be fitted; the message is the ``reason`` its row carries."""
+
+
+def tile_corners(shape: tuple[int, int], tile: int, overlap: float = 0.5) -> npt.NDArray[np.int64]:
+    """Upper left corners (n, 2) as (y, x) of tiles spread evenly over the area, overlapping at least by ``overlap``.
+
+    >>> tile_corners((1200, 1240), 512)[:, 1].max() + 512
+    np.int64(1240)
+    """
+
+    def along(length: int) -> npt.NDArray[np.int64]:
+        count = 1 + int(np.ceil((length - tile) / (tile * (1.0 - overlap)) - 1e-9))
+        return np.rint(np.linspace(0, length - tile, count)).astype(np.int64)
+
+    ys, xs = along(shape[0]), along(shape[1])
+    return np.stack(np.meshgrid(ys, xs, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def clipped(image: Any) -> Any:
+    """The image as float32 of mean 0 and deviation 1, outliers clipped; pixels that are not finite stay NaN.
+
+    Raises ``UnusableMicrographError`` if no pixel is finite or all are equal.
+    """
+    xp = array_module(image)
+    pixels = image.astype(xp.float32)
+    finite = pixels if image.dtype.kind in "iub" else pixels[xp.isfinite(pixels)]
+    if finite.size == 0:
+        raise UnusableMicrographError("no finite pixel")
+    mean, deviation = float(finite.mean(dtype=xp.float64)), float(finite.std(dtype=xp.float64))
+    if not deviation > 1e-6 * max(abs(mean), 1e-30):
+        raise UnusableMicrographError("blank image: all pixels are equal")
+    pixels -= xp.float32(mean)
+    pixels *= xp.float32(1.0 / deviation)
+    pixels = xp.where(xp.isfinite(pixels), pixels, xp.float32(np.nan)) if finite is not pixels else pixels
+    return xp.clip(pixels, -CLIP_SIGMAS, CLIP_SIGMAS)
+
+
+def good_tiles(
+    means: npt.NDArray[np.floating[Any]], deviations: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.bool_]:
+    """Tiles whose mean and deviation are like those of the others.
+
+    A tile with a NaN pixel or no contrast is bad. Of the rest, those further than ``OUTLIER_MADS`` median absolute
+    deviations from the median are outliers (carbon edges, large contaminants, blank margins), unless they differ by
+    less than a fifth of the typical deviation anyway.
+
+    >>> good_tiles(np.zeros(9), np.array([1, 1, 1, 1, 1, 1, 1, 0, 3.0])).sum()
+    np.int64(7)
+    """
+    good: npt.NDArray[np.bool_] = np.isfinite(means) & np.isfinite(deviations) & (deviations > 0)
+    if good.sum() < 4:
+        return good
+    typical = float(np.median(deviations[good]))
+    for values in (means, deviations):
+        difference = np.abs(values - np.median(values[good]))
+        limit = max(OUTLIER_MADS * 1.4826 * float(np.median(difference[good])), OUTLIER_FLOOR * typical)
+        good = good & (np.nan_to_num(difference, nan=np.inf) <= limit)
+    return good
+
+
+def tile_stacks(image: Any, tile: int, overlap: float = 0.5) -> Iterator[Any]:
+    """Stacks (n, tile, tile) of the good tiles of a ``clipped`` image, each tile of mean 0, a few at a time.
+
+    Raises ``UnusableMicrographError`` if fewer than a quarter of the tiles are good.
+    """
+    xp = array_module(image)
+    corners = tile_corners(image.shape, tile, overlap)
+    areas = [image[y : y + tile, x : x + tile] for y, x in corners]
+    means = to_host(xp.stack([a.mean() for a in areas]))
+    deviations = to_host(xp.stack([a.std() for a in areas]))
+    good = np.flatnonzero(good_tiles(means, deviations))
+    if 4 * good.size < len(areas):
+        raise UnusableMicrographError(f"only {good.size} of {len(areas)} areas are clean")
+    for start in range(0, good.size, TILES_AT_ONCE):
+        chosen = good[start : start + TILES_AT_ONCE]
+        yield xp.stack([areas[i] - xp.float32(means[i]) for i in chosen])
