@@ -80,13 +80,16 @@ def expected_sum(image: np.ndarray, chunks: tuple[int, ...], lanes: int, batch: 
     return folded[0]
 
 
-@pytest.mark.parametrize(("chunk", "lanes", "batch"), [(17, 4, 5), (17, 1, 100), (8, 64, 3), (203, 64, 50), (29, 3, 29)])
+@pytest.mark.parametrize(
+    ("chunk", "lanes", "batch"), [(17, 4, 5), (17, 1, 100), (8, 64, 3), (203, 64, 50), (29, 3, 29)]
+)
 def test_order_of_the_sum_is_the_documented_one(chunk: int, lanes: int, batch: int) -> None:
     ds = particles(chunk)
     _, sums = compute(*map_reduce(kernel, ds, lanes=lanes, batch=batch))
     chunks = ds.image.variable.chunks
     assert chunks is not None
-    np.testing.assert_array_equal(sums["sum"], expected_sum(ds.image.values, chunks[0], min(lanes, len(chunks[0])), batch))
+    expected = expected_sum(ds.image.values, chunks[0], min(lanes, len(chunks[0])), batch)
+    np.testing.assert_array_equal(sums["sum"], expected)
 
 
 def test_the_order_matters_for_these_data() -> None:
@@ -118,8 +121,8 @@ def test_nothing_runs_until_asked() -> None:
     count = Counter()
     ds = particles(50)
     loaded: list[int] = []
-    ds = ds.assign(image=ds.image.copy(data=ds.image.data.map_blocks(lambda b: (loaded.append(len(b)), b)[1], dtype="f4",
-                                                                    meta=np.empty((0, 0, 0), "f4"))))  # fmt: skip
+    watched = ds.image.data.map_blocks(lambda b: (loaded.append(len(b)), b)[1], meta=np.empty((0, 0, 0), "f4"))
+    ds = ds.assign(image=ds.image.copy(data=watched))
     rows, sums = map_reduce(count, ds, {"offset": 1.0}, outputs=["norm"], batch=20)
     later = rows.norm * 2
     assert not count.calls
@@ -227,7 +230,7 @@ def test_rows_keep_the_labels_of_the_data() -> None:
     assert int(rows.particle[0]) == 1000
 
 
-# --- errors that come before anything runs -----------------------------------------------------------------------------
+# --- errors that come before anything runs ---------------------------------------------------------------------------
 
 
 def needs(image, *, volume):
@@ -260,7 +263,7 @@ def test_errors_of_use_come_when_the_graph_is_built(
         map_reduce(function, change(particles()), shared, **options)
 
 
-# --- errors while running ----------------------------------------------------------------------------------------------
+# --- errors while running --------------------------------------------------------------------------------------------
 
 
 def failing(error: Exception) -> Callable[..., Any]:

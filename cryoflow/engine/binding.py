@@ -1,4 +1,4 @@
-"""What a kernel asks for: its positional parameters are variables of the data, its keyword-only ones shared model data."""
+"""What a kernel asks for: positional parameters are variables of the data, keyword-only ones shared model data."""
 
 from __future__ import annotations
 

@@ -87,7 +87,8 @@ def run_chunk(
         raise ComputeError(where, expected=error.expected, found=f"{error.found} ({error.where}, while {doing})",
                            remedy=error.remedy) from error  # fmt: skip
     except Exception as error:
-        raise ComputeError(where, expected="the kernel to finish", found=f"{type(error).__name__} while {doing}: {error}",
+        found = f"{type(error).__name__} while {doing}: {error}"
+        raise ComputeError(where, expected="the kernel to finish", found=found,
                            remedy="Leave these rows out, or mend them.") from error  # fmt: skip
     _report(chunk)
     return ChunkResult(rows, sums)

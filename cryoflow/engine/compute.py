@@ -42,8 +42,8 @@ def compute(
 
     Parameters
     ----------
-    lazies : Datasets, DataArrays, Dask arrays and Delayed values (those of ``map_reduce``), also inside dicts, lists and
-        tuples; anything else is returned as it is.
+    lazies : Datasets, DataArrays, Dask arrays and Delayed values (those of ``map_reduce``), also inside dicts, lists
+        and tuples; anything else is returned as it is.
     client : a ``distributed.Client``; None runs on the cores of this machine, inside this process, whatever other
         clients exist.
     progress : True, False, or None for a line on stderr where that is a terminal or a notebook; or a function that is
@@ -75,7 +75,7 @@ def compute(
     return tuple(rebuild())
 
 
-# --- what to compute ---------------------------------------------------------------------------------------------------
+# --- what to compute -------------------------------------------------------------------------------------------------
 
 
 def _collect(value: Any, leaves: list[_Leaf]) -> Callable[[], Any]:
@@ -148,7 +148,7 @@ def _weights(graph: Mapping[Any, Any]) -> dict[Any, int]:
     return {k: c.stop - c.start for k, c in chunks.items() if c is not None}
 
 
-# --- in this process ---------------------------------------------------------------------------------------------------
+# --- in this process -------------------------------------------------------------------------------------------------
 
 
 def _embedded(graph: dict[Any, Any], keys: list[list[Any]], bar: Progress) -> list[list[Any]]:
@@ -162,7 +162,7 @@ def _embedded(graph: dict[Any, Any], keys: list[list[Any]], bar: Progress) -> li
     return [list(part) for part in got]
 
 
-# --- on a cluster ------------------------------------------------------------------------------------------------------
+# --- on a cluster ----------------------------------------------------------------------------------------------------
 
 
 def _on_client(client: Any, graph: dict[Any, Any], keys: list[list[Any]], bar: Progress) -> list[list[Any]]:

@@ -1,4 +1,4 @@
-"""Which tasks of a graph belong to one chunk: those run inside the chunk's own task, so that nothing waits in memory."""
+"""Which tasks of a graph one chunk alone needs: they run inside the chunk's task, so that nothing waits in memory."""
 
 from __future__ import annotations
 

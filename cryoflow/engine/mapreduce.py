@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -115,7 +116,7 @@ def map_rows(
     kernel: Callable[..., Any], data: xr.Dataset, shared: Mapping[str, Any] = NOTHING, *, dim: str = "particle",
     outputs: Outputs, batch: int | None = None, sizes: Mapping[str, int] = NOTHING, device: str | None = None,
 ) -> xr.Dataset:  # fmt: skip
-    """The rows alone of ``map_reduce``, lazy; the kernel's sums, if any, are dropped, and no chunk waits for another."""
+    """The rows of ``map_reduce`` alone, lazy; sums of the kernel are dropped, and no chunk waits for another."""
     return map_reduce(kernel, data, shared, dim=dim, outputs=outputs, lanes=None, batch=batch, sizes=sizes,
                       device=device)[0]  # fmt: skip
 
@@ -149,7 +150,7 @@ def _bounds(data: xr.Dataset, binding: Binding, dim: str) -> list[tuple[int, int
         step = _preferred_step(used, dim, rows)
         sizes = [min(step, rows - a) for a in range(0, rows, step)]
     edges = np.concatenate([[0], np.cumsum(sizes)])
-    return [(int(a), int(b)) for a, b in zip(edges, edges[1:]) if b > a]
+    return [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
 
 
 def _preferred_step(used: Sequence[xr.Variable], dim: str, rows: int) -> int:

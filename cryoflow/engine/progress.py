@@ -1,4 +1,4 @@
-"""A progress line: rows done, rate and time left. Plain text, so that it reads the same in a terminal and a notebook."""
+"""A progress line: rows done, rate and time left. Plain text, the same in a terminal and in a notebook."""
 
 from __future__ import annotations
 

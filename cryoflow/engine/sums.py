@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -60,7 +61,7 @@ def lanes_of(chunks: int, lanes: int) -> list[range]:
     lanes = max(1, min(lanes, chunks))
     size, extra = divmod(chunks, lanes)
     starts = [i * size + min(i, extra) for i in range(lanes + 1)]
-    return [range(a, b) for a, b in zip(starts, starts[1:])]
+    return [range(a, b) for a, b in pairwise(starts)]
 
 
 def tree(leaves: Sequence[T], join: Callable[[int, int, T, T], T]) -> T:
