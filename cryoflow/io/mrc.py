@@ -6,6 +6,7 @@ extended header.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -84,9 +85,9 @@ def read_header(path: str | Path, *, check_size: bool = True) -> Header:
         path=str(path),
         shape=(nz, ny, nx),
         mode=mode,
-        dtype=np.dtype(kind).newbyteorder(order),
+        dtype=np.dtype(f"{order}{kind}"),
         offset=1024 + extended,
-        voxel=tuple(round(float(c) / m, 6) if m > 0 and np.isfinite(c) else 0.0 for c, m in zip(cell, rest[3:6], strict=True)),  # type: ignore[arg-type]
+        voxel=(_voxel(cell[0], rest[3]), _voxel(cell[1], rest[4]), _voxel(cell[2], rest[5])),
         start=(by_axis[1], by_axis[2], by_axis[3]),
         origin=struct.unpack(f"{order}3f", raw[196:208]),
         axes=axes,
@@ -103,19 +104,24 @@ def read_header(path: str | Path, *, check_size: bool = True) -> Header:
     return header
 
 
+def _voxel(extent: float, intervals: int) -> float:
+    """Size of a voxel in angstrom (six decimals: the header holds float32), 0 where the header does not say."""
+    return round(extent / intervals, 6) if intervals > 0 and math.isfinite(extent) else 0.0
+
+
 def _plausible(words: tuple[int, ...]) -> bool:
     return all(0 < n <= _LARGEST for n in words[:3]) and 0 <= words[3] <= 128
 
 
 def read_images(header: Header, first: int, count: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Sections ``first`` to ``first + count`` as stored, in this machine's byte order; straight into ``out`` if given."""
+    """Sections ``first`` to ``first + count`` as stored, in this machine's byte order; into ``out`` if given."""
     shape = (count, *header.shape[1:])
     native = header.dtype.newbyteorder("=")
     direct = out is not None and out.dtype == header.dtype and out.flags.c_contiguous
     raw = out if direct and out is not None else np.empty(shape, header.dtype)
     with Path(header.path).open("rb", buffering=0) as file:
         file.seek(header.offset + first * header.image_bytes)
-        view = memoryview(raw.reshape(-1).view(np.uint8))
+        view = memoryview(raw.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         done = 0
         while done < len(view):
             step = file.readinto(view[done:])
@@ -149,7 +155,8 @@ def read_map(path: str | Path, *, pixel_size: float | None = None, anisotropic: 
     data = data.transpose([on_disk.index(axis) for axis in (3, 2, 1)])
     voxel = header.voxel if pixel_size is None else (float(pixel_size),) * 3
     attrs: dict[str, Any] = {
-        "origin": list(header.origin), "start": list(header.start), "voxel_size": list(voxel), "source": Path(path).name,
+        "origin": list(header.origin), "start": list(header.start), "voxel_size": list(voxel),
+        "source": Path(path).name,
     }  # fmt: skip
     size = float(np.mean(voxel))
     if size <= 0 or min(voxel) <= 0:
@@ -250,7 +257,7 @@ def write_stack(path: str | Path, image: xr.DataArray, *, pixel_size: float, dty
         for count in chunks:
             block = np.asarray(image.isel({row: slice(first, first + count)}).values, np.float32)
             if mode == 12 and np.abs(block[np.isfinite(block)]).max(initial=0) > np.finfo(np.float16).max:
-                raise ParameterError(where, expected="values within float16", found="larger ones", remedy="Use float32.")
+                raise ParameterError(where, expected="values within float16", found="larger", remedy="Use float32.")
             low, high = min(low, float(block.min())), max(high, float(block.max()))
             total += float(block.sum(dtype=np.float64))
             squares += float(np.square(block, dtype=np.float64).sum())

@@ -68,7 +68,7 @@ def read_particles(
     >>> import tempfile, pathlib, numpy as np, xarray as xr
     >>> from cryoflow.io.mrc import write_stack
     >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> write_stack(folder / "p.mrcs", xr.DataArray(np.ones((2, 8, 8), "f4"), dims=("particle", "y", "x")), pixel_size=2)
+    >>> write_stack(folder / "p.mrcs", xr.DataArray(np.ones((2, 8, 8)), dims=("particle", "y", "x")), pixel_size=2)
     >>> text = "data_\\nloop_\\n_rlnImageName\\n_rlnDefocusU\\n_rlnVoltage\\n1@p.mrcs 9000 300\\n2@p.mrcs 9100 300\\n"
     >>> _ = (folder / "p.star").write_text(text)
     >>> dict(read_particles(folder / "p.star", pixel_size=2.0).image.sizes)
@@ -139,7 +139,7 @@ def _locate(
         if not path.is_file():
             missing = sum(not (base / str(other)).is_file() for other in files)
             raise FormatError(
-                at, expected=f"the stack {name} below {base}", found=f"no such file ({missing} of {len(files)} missing)",
+                at, expected=f"the stack {name} below {base}", found=f"none ({missing} of {len(files)} missing)",
                 remedy="Give root=, or pass images=False to read the metadata alone.",
             )  # fmt: skip
         headers.append(read_header(path))

@@ -256,9 +256,9 @@ def to_tables(ds: xr.Dataset, *, dim: str) -> tuple[pd.DataFrame, pd.DataFrame]:
             label = _label(name, "x_optics_")
             if label is not None:
                 optics[label] = _values(array)
-    for name, labels in (("beam_tilt", _TILT), ("magnification", _MAG)):
+    for name, columns in (("beam_tilt", _TILT), ("magnification", _MAG)):
         if name in ds:
-            optics |= dict(zip(labels, ds[name].values.reshape(groups, -1).T, strict=True))
+            optics |= dict(zip(columns, ds[name].values.reshape(groups, -1).T, strict=True))
     for name, label in (("odd_zernike", "rlnOddZernike"), ("even_zernike", "rlnEvenZernike")):
         if name in ds:
             optics[label] = ["[" + ",".join(f"{x:.12g}" for x in row) + "]" for row in ds[name].values]

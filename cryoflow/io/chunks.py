@@ -1,0 +1,94 @@
+"""Uncompressed chunks of a Zarr array read by offset: one copy from the page cache into the result."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from cryoflow.errors import StoreError
+
+__all__ = ["RawChunks", "chunk_file"]
+
+
+def chunk_file(array: Path, index: int, ndim: int) -> Path:
+    """File of chunk ``index`` along the first dimension (the others are not divided)."""
+    return array.joinpath("c", str(index), *("0",) * (ndim - 1))
+
+
+@dataclass(frozen=True)
+class RawChunks(BackendArray):
+    """Rows of an array whose chunks are plain little-endian files; read as ``dtype`` whatever they are stored as."""
+
+    folder: str
+    extent: tuple[int, ...]
+    chunk: int
+    stored: np.dtype[Any]
+    dtype: np.dtype[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.extent
+
+    @property
+    def ndim(self) -> int:
+        return len(self.extent)
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.extent[1:], dtype=np.int64)) * self.stored.itemsize
+
+    def token(self) -> str:
+        status = Path(self.folder, "zarr.json").stat()
+        return hashlib.sha256(f"{self} {status.st_mtime_ns}".encode()).hexdigest()[:32]
+
+    def __dask_tokenize__(self) -> str:
+        return self.token()
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        rows = np.arange(self.extent[0])[key[0]]
+        out = self.read(np.atleast_1d(rows))
+        if all(isinstance(k, slice) and k == slice(None) for k in key[1:]):
+            return out if np.ndim(rows) else np.asarray(out[0])
+        return np.asarray(out[(slice(None) if np.ndim(rows) else 0, *key[1:])])
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Whole ``rows``, in their order."""
+        out = np.empty((len(rows), *self.extent[1:]), self.dtype)
+        chunk = rows // self.chunk
+        follows = (chunk[1:] == chunk[:-1]) & (rows[1:] == rows[:-1] + 1)
+        starts = np.flatnonzero(np.concatenate([[True], ~follows])) if len(rows) else np.zeros(0, int)
+        for first, stop in zip(starts, [*starts[1:], len(rows)], strict=False):
+            part = out[first:stop]
+            raw = part if self.stored == self.dtype else np.empty(part.shape, self.stored)
+            self._fill(raw, int(chunk[first]), int(rows[first] % self.chunk))
+            if raw is not part:
+                part[...] = raw
+        return out
+
+    def _fill(self, raw: NDArray[Any], chunk: int, row: int) -> None:
+        file = chunk_file(Path(self.folder), chunk, self.ndim)
+        view = memoryview(raw.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        done = 0
+        try:
+            with file.open("rb", buffering=0) as stream:
+                stream.seek(row * self.row_bytes)
+                while done < len(view):
+                    step = stream.readinto(view[done:])
+                    if not step:
+                        break
+                    done += step
+        except FileNotFoundError:
+            pass
+        if done < len(view):
+            raise StoreError(str(file), expected=f"{len(view)} bytes of a chunk", found=f"{done}",
+                             remedy="The store is damaged: make it again, or restore this file.")  # fmt: skip
