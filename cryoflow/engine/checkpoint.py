@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from cryoflow.engine.disk import disk_is_full
 from cryoflow.errors import FormatError, ParameterError, ResourceError, StoreError
 from cryoflow.kernels.backend import to_host
 
@@ -41,7 +41,7 @@ def write_folder(folder: Path, state: Mapping[str, Any], record: Mapping[str, An
         _sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_is_full(error):
             raise ResourceError(
                 str(folder), expected="space on the disk for a checkpoint", found=str(error),
                 remedy="Free some space and start again: the iterations before this one are kept.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from cryoflow.engine import device
 from cryoflow.engine.binding import DEFAULT, INDEX, PER_OPTICS, Binding, expand_optics
+from cryoflow.engine.disk import disk_is_full
 from cryoflow.engine.graph import Inner
 from cryoflow.engine.outputs import Output
 from cryoflow.engine.sums import add, map_leaves
@@ -98,7 +99,7 @@ def _resource(error: BaseException, where: str, doing: str) -> CryoflowError:
     if isinstance(error, MemoryError):
         return ResourceError(where, expected="enough memory for a batch", found=f"{type(error).__name__}: {error}",
                              remedy="Take a smaller batch or smaller chunks.")  # fmt: skip
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         return ResourceError(where, expected="space on the disk", found=str(error),
                              remedy="Free some space and start again; what is complete is kept.")  # fmt: skip
     return ComputeError(where, expected="readable data" if doing == "loading" else "the kernel to finish",
@@ -172,8 +173,6 @@ def _checked(got: Mapping[str, Any], output: Output, rows: int) -> np.ndarray:
 
 def _report(chunk: Chunk) -> None:
     """Tell the client's progress bar (on a worker; the embedded scheduler sees for itself)."""
-    import sys
-
     if "distributed" not in sys.modules:
         return
     from distributed import get_worker

@@ -193,8 +193,8 @@ def _load_graph(
             graphs.append(dict(array.__dask_graph__()))
         columns.append(keys)
     graph = materialise(graphs)
-    inners, outside = split(graph, list(zip(*columns)) if columns else [() for _ in bounds])
-    chunks = [Chunk(name, i, a, b, tuple(names), inner, device) for i, ((a, b), inner) in enumerate(zip(bounds, inners))]
+    loads, outside = split(graph, list(zip(*columns)) if columns else [() for _ in bounds])
+    chunks = [Chunk(name, i, a, b, tuple(names), load, device) for i, ((a, b), load) in enumerate(zip(bounds, loads))]
     return chunks, outside
 
 
