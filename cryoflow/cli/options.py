@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Union
 
 import typer
+import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -37,15 +38,22 @@ def _options(model: type[BaseModel], skip: tuple[str, ...]) -> dict[str, inspect
             continue
         kind = _plain(field.annotation)
         required = field.default is PydanticUndefined
+        default = field.default
+        if isinstance(default, tuple):  # lists are written as YAML: --fit-range '[10, 5]'
+            kind, default = str, None
         choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
         text = (field.description or "") + (f" ({', '.join(map(str, choices))})" if choices else "")
         flag = "--" + name.replace("_", "-")
         if kind is bool and not required:
             flag = f"{flag}/--no-{name.replace('_', '-')}"
-        option = typer.Option(... if required else field.default, flag, help=text)
-        annotation = kind if required or field.default is not None else kind | None
+        option = typer.Option(... if required else default, flag, help=text)
+        annotation = kind if required or default is not None else kind | None
         result[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
     return result
+
+
+def _value(value: Any) -> Any:
+    return yaml.safe_load(value) if isinstance(value, str) and value.startswith("[") else value
 
 
 def with_options(**models: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -67,7 +75,8 @@ def with_options(**models: type[BaseModel]) -> Callable[[Callable[..., None]], C
 
         def command(**values: Any) -> None:
             chosen: dict[str, Mapping[str, Any]] = {
-                name: {f: values[f] for f in names if values.get(f) is not None} for name, names in fields.items()
+                name: {f: _value(values[f]) for f in names if values.get(f) is not None}
+                for name, names in fields.items()
             }
             function(**{n: v for n, v in values.items() if n in inputs}, **chosen)
 

@@ -46,7 +46,7 @@ def run(
         cluster=cluster,
         until=until,
         performance_report=performance_report,
-        log=True,
+        echo=True,
     )
 
 

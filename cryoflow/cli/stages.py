@@ -1,1 +1,138 @@
-"""Single-stage commands: files in, files out, the parameters of the Python functions."""
+"""Single-stage commands. Their options are the fields of the stage's parameters, so they follow the Python functions.
+
+``ctf``, ``simulate`` and ``refine`` on a STAR file begin a run's folder; ``pick``, ``extract`` and ``refine`` on a
+folder go on in it; ``postprocess`` takes any two half-maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cryoflow.cli.app import Cluster, Output, app
+from cryoflow.cli.options import with_options
+from cryoflow.errors import ParameterError
+from cryoflow.workflow import parameters as p
+
+Run = Annotated[Path, typer.Argument(help="Folder of a run")]
+Given = Mapping[str, Any]
+
+
+def _run(values: dict[str, Any], output: Path, until: str, cluster: str | None) -> None:
+    from cryoflow.workflow import load_workflow, run
+
+    run(load_workflow(values), output=output, until=until, cluster=cluster, echo=True)
+
+
+def _go_on(folder: Path, changes: dict[str, Any], until: str, cluster: str | None) -> None:
+    """Run the workflow of a folder with one stage's parameters laid over it."""
+    import yaml
+
+    path = folder / "workflow.yaml"
+    if not path.is_file():
+        raise ParameterError(
+            until, expected="the folder of a run (with its workflow.yaml)", found=str(folder),
+            remedy="Begin one with `cryoflow ctf`, `cryoflow simulate` or `cryoflow run`.",
+        )  # fmt: skip
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _run(values | changes, folder, until, cluster)
+
+
+@app.command()
+@with_options(optics=p.Micrographs, stage=p.Ctf)
+def ctf(
+    path: Annotated[list[str], typer.Argument(help="Micrographs: files or quoted patterns")],
+    output: Output,
+    optics: Given,
+    stage: Given,
+    cluster: Cluster = None,
+) -> None:
+    """Estimate the CTF of micrographs."""
+    files = [str(Path(name).resolve()) for name in path]
+    _run({"micrographs": {"path": files, **optics}, "ctf": dict(stage)}, output, "ctf", cluster)
+
+
+@app.command()
+@with_options(stage=p.Pick)
+def pick(run: Run, stage: Given, cluster: Cluster = None) -> None:
+    """Pick particles in the micrographs of a run."""
+    _go_on(run, {"pick": dict(stage)}, "pick", cluster)
+
+
+@app.command()
+@with_options(stage=p.Extract)
+def extract(run: Run, stage: Given, cluster: Cluster = None) -> None:
+    """Extract the picked particles of a run."""
+    _go_on(run, {"extract": dict(stage)}, "extract", cluster)
+
+
+@app.command()
+@with_options(stage=p.Refine)
+def refine(
+    particles: Annotated[Path, typer.Argument(help="Folder of a run, or a particle stack (.star)")],
+    stage: Given,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run, for a stack")] = None,
+    cluster: Cluster = None,
+) -> None:
+    """Refine a map from the particles of a run or a stack."""
+    values = dict(stage)
+    for name in ("reference", "mask"):  # relative to where the command is given
+        if values.get(name) and not str(values[name]).startswith("pdb:"):
+            values[name] = str(Path(values[name]).resolve())
+    if particles.suffix != ".star":
+        if output is not None and output.resolve() != particles.resolve():
+            raise ParameterError("--output", expected="none: a run goes on in its own folder", found=str(output))
+        _go_on(particles, {"refine": values}, "refine", cluster)
+        return
+    if output is None:
+        raise ParameterError("--output", expected="the folder to refine in", found="none")
+    _run({"particles": {"path": str(particles.resolve())}, "refine": values}, output, "refine", cluster)
+
+
+@app.command()
+@with_options(stage=p.Postprocess)
+def postprocess(
+    half1: Annotated[Path, typer.Argument(help="First half-map (.mrc), unfiltered")],
+    half2: Annotated[Path, typer.Argument(help="Second half-map")],
+    output: Output,
+    stage: Given,
+    pixel_size: Annotated[float | None, typer.Option(help="Pixel size, angstrom; the header's if not given")] = None,
+) -> None:
+    """Mask, FSC, resolution and sharpening of two half-maps."""
+    from cryoflow.workflow import checked
+    from cryoflow.workflow.maps import sharpen_files
+
+    parameters = checked(p.Postprocess, stage, "postprocess")
+    result = sharpen_files(half1, half2, output, parameters, pixel_size=pixel_size)
+    for warning in result.attrs["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"resolution {result.attrs['resolution']:.2f} A, B-factor {result.attrs['b_factor']:.0f} A^2: {output}")
+
+
+@app.command()
+@with_options(stage=p.Simulate)
+def simulate(output: Output, stage: Given, cluster: Cluster = None) -> None:
+    """Simulate micrographs of a known structure; the truth is kept beside them."""
+    values = dict(stage)
+    if values.get("model"):
+        values["model"] = str(Path(values["model"]).resolve())
+    _run({"simulate": values}, output, "micrographs", cluster)
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write report.html of a run's folder."""
+    from cryoflow.display.report import report as write_report
+
+    typer.echo(str(write_report(run)))
+
+
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(help="A STAR file, an MRC file or a Zarr store")]) -> None:
+    """Show what a file or store holds."""
+    from cryoflow.workflow.inspect import describe_file
+
+    typer.echo(describe_file(path))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -20,8 +20,9 @@ from cryoflow.catalog import entry_names, read_entry
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.workflow import parameters as p
 
-__all__ = ["Workflow", "load_workflow", "parse_settings", "to_yaml"]
+__all__ = ["Workflow", "checked", "load_workflow", "parse_settings", "to_yaml"]
 
+AnyStage = TypeVar("AnyStage", bound=p.Stage)
 SOURCES = ("micrographs", "particles", "simulate")
 PICTURES = ("ctf", "pick", "extract")  # stages that need micrographs
 
@@ -129,8 +130,13 @@ def load_workflow(
     if isinstance(entry, str):
         values = _merge(_entry_values(entry, catalog, values), values)
     values = _merge(values, settings or {})
+    return checked(Workflow, values, where)
+
+
+def checked(model: type[AnyStage], values: Mapping[str, Any], where: str) -> AnyStage:
+    """The values as a model; ``ParameterError`` instead of pydantic's own."""
     try:
-        return Workflow.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         raise _parameter_error(error, where) from None
 

@@ -43,14 +43,20 @@ class Micrographs(Stage):
     voltage: Voltage = 300.0
     cs: Cs = 2.7
     amplitude_contrast: AmplitudeContrast = 0.1
-    ignore_header: bool = Field(False, description="Take pixel_size even where the files' headers say otherwise")
+    trust_given: bool = Field(False, description="Take pixel_size even where the files' headers say otherwise")
 
 
 class Particles(Stage):
     """A particle stack made elsewhere (particles.star and its .mrcs) to start from, at refinement."""
 
     path: Path = Field(description="STAR file of the particles")
-    images: Path | None = Field(None, description="Folder the image names are relative to; the root if not given")
+    root: Path | None = Field(None, description="Folder the image names are relative to; found if not given")
+    pixel_size: PixelSize | None = Field(None, description="Pixel size, angstrom; replaces the file's")
+    voltage: Voltage | None = Field(None, description="Acceleration voltage, kV; replaces the file's")
+    cs: Cs | None = Field(None, description="Spherical aberration, mm; replaces the file's")
+    amplitude_contrast: AmplitudeContrast | None = Field(None, description="Amplitude contrast; replaces the file's")
+    trust_given: bool = Field(False, description="Take pixel_size even where the stacks' headers say otherwise")
+    allow_outside: bool = Field(False, description="Accept image names that lead out of the root")
 
 
 class Simulate(Stage):
@@ -77,6 +83,7 @@ class Ctf(Stage):
     max_resolution: Positive = Field(5.0, description="Highest resolution fitted, angstrom")
     min_defocus: Positive = Field(5000.0, description="Least underfocus searched, angstrom")
     max_defocus: Positive = Field(50000.0, description="Largest underfocus searched, angstrom")
+    astigmatism_limit: Positive = Field(3000.0, description="Largest difference of the two defoci, angstrom")
     phase_shift: bool = Field(False, description="Fit the phase shift of a phase plate")
 
     @model_validator(mode="after")
@@ -129,7 +136,21 @@ class Refine(Stage):
     poses: Literal["global", "local", "fixed"] = Field(
         "global", description="Search all poses, near those given, or keep those given"
     )
-    seed: int = Field(0, ge=0, description="Seed of the half-sets")
+    seed: int = Field(0, ge=0, description="Seed of every random choice")
+    order: int = Field(2, ge=0, le=6, description="HEALPix order of the first search; 2: 15 degrees, oversampled 7.5")
+    local_order: int = Field(4, ge=1, le=8, description="HEALPix order from which searches are local")
+    local_step: Positive = Field(3.75, description="Coarse step where poses=local starts, degrees")
+    shift_range: Positive = Field(5.0, description="Range of shifts of the first search, pixels")
+    shift_step: Positive = Field(2.0, description="Coarse step of shifts of the first search, pixels")
+    join_halves_to: Positive = Field(40.0, description="Resolution to which the half-sets share a map, angstrom")
+    solvent_fsc: bool = Field(True, description="Weigh by the solvent-corrected FSC")
+    tau_fudge: Positive = Field(4.0, description="Strength of the prior where there are several classes")
+    limit: int = Field(40, ge=1, description="Most iterations")
+    max_significant: int = Field(500, ge=1, description="Coarse orientations a particle takes to the fine level")
+    fraction: float = Field(0.999, gt=0, le=1, description="Part of the posterior that is kept")
+    padding: int = Field(2, ge=1, le=4, description="Padding of references")
+    scale_correction: bool = Field(True, description="Correct the intensity of each group")
+    norm_correction: bool = Field(True, description="Correct the intensity of each particle")
 
     @field_validator("reference", mode="before")
     @classmethod
@@ -147,7 +168,16 @@ class Postprocess(Stage):
 
     mask: Path | None = Field(None, description="Mask (.mrc), 0 to 1; made from the map if not given")
     mtf: Path | None = Field(None, description="STAR file of the detector's MTF")
+    mtf_pixel_size: PixelSize | None = Field(None, description="The detector's pixel size, angstrom")
     b_factor: float | None = Field(None, description="Sharpening B-factor, angstrom^2; Guinier's fit if not given")
+    fit_range: tuple[Positive, Positive | None] = Field(
+        (10.0, None), description="Range of Guinier's fit, angstrom; none: to the resolution"
+    )
+    low_pass_to: float | None = Field(
+        None, ge=0, description="Low-pass, angstrom; the resolution if not given; 0: none"
+    )
+    mask_low_pass: Positive = Field(15.0, description="Low-pass before the map is thresholded into a mask, angstrom")
+    seed: int = Field(0, ge=0, description="Seed of the random phases")
 
 
 class Report(Stage):

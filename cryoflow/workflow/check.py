@@ -1,0 +1,233 @@
+"""What a workflow names outside of itself, found and checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cryoflow.catalog import find_reference
+from cryoflow.errors import CryoflowError, ParameterError
+from cryoflow.workflow.model import Workflow
+
+__all__ = ["check_files", "micrograph_paths", "needed_bytes"]
+
+MAPS = {".mrc", ".map", ".ccp4"}
+MODELS = {".pdb", ".cif", ".ent", ".mmcif"}
+
+
+def check_files(workflow: Workflow, *, root: Path | str | None = None) -> Workflow:
+    """The workflow with every file name made absolute and every file looked at, as far as can be without long work.
+
+    Names are relative to ``root`` (the working folder if not given). Headers of micrographs, stacks, reference and
+    masks are read: a truncated stack, a contradicting pixel size or a reference of no use end here, not an hour later.
+
+    Raises
+    ------
+    ParameterError : a file that does not exist, or values that contradict a file.
+    FormatError : a file that is not what it should be.
+    """
+    base = Path(root) if root is not None else Path()
+    if not base.is_dir():
+        raise ParameterError("--root", expected="an existing folder", found=str(base))
+    changes: dict[str, Any] = {}
+    if workflow.micrographs is not None:
+        patterns = workflow.micrographs.path
+        names = (patterns,) if isinstance(patterns, str) else patterns
+        absolute = tuple(str(base.resolve() / name) for name in names)
+        stage = workflow.micrographs.model_copy(update={"path": absolute[0] if len(absolute) == 1 else absolute})
+        changes["micrographs"] = stage
+        _check_micrographs(micrograph_paths(stage.path), workflow)
+    if workflow.particles is not None:
+        star = _existing(workflow.particles.path, base, "particles.path")
+        folder = workflow.particles.root
+        changes["particles"] = workflow.particles.model_copy(
+            update={"path": star, "root": _existing(folder, base, "particles.root") if folder else None}
+        )
+    if workflow.simulate is not None and workflow.simulate.model is not None:
+        model = _existing(workflow.simulate.model, base, "simulate.model")
+        changes["simulate"] = workflow.simulate.model_copy(update={"model": model})
+    if workflow.refine is not None:
+        update: dict[str, Any] = {"reference": _reference(workflow, root, base)}
+        if workflow.refine.mask is not None:
+            update["mask"] = _existing(workflow.refine.mask, base, "refine.mask")
+        changes["refine"] = workflow.refine.model_copy(update=update)
+        update = {
+            name: _existing(path, base, f"postprocess.{name}")
+            for name in ("mask", "mtf")
+            if (path := getattr(workflow.postprocess, name)) is not None
+        }
+        changes["postprocess"] = workflow.postprocess.model_copy(update=update)
+    checked = workflow.model_copy(update=changes)
+    _check_headers(checked)
+    return checked
+
+
+def micrograph_paths(path: str | tuple[str, ...]) -> list[Path]:
+    """The files that absolute names or patterns stand for, sorted.
+
+    Raises
+    ------
+    ParameterError : a name without a file, or a pattern without any.
+    """
+    found: set[Path] = set()
+    for name in (path,) if isinstance(path, str) else path:
+        whole = Path(name)
+        anchor = Path(whole.anchor)
+        matches = [whole] if whole.is_file() else list(anchor.glob(str(whole.relative_to(anchor))))
+        if not matches:
+            raise ParameterError(
+                "micrographs.path", expected="existing files", found=f"none for {name}",
+                remedy="Give the folder of the data with --root, or the files with --set micrographs.path=PATTERN.",
+            )  # fmt: skip
+        found.update(matches)
+    return sorted(found)
+
+
+def _existing(path: Path, base: Path, where: str) -> Path:
+    whole = base.resolve() / path
+    if not whole.exists():
+        raise ParameterError(where, expected="an existing file", found=str(whole))
+    return whole
+
+
+def _reference(workflow: Workflow, root: Path | str | None, base: Path) -> str | None:
+    """The reference as an absolute path; None where the simulated truth is the reference."""
+    assert workflow.refine is not None
+    given = workflow.refine.reference
+    if given is None:
+        if workflow.simulate is None:
+            raise ParameterError(
+                "refine.reference", expected="a map (.mrc) or a model (.pdb, .cif) to start from", found="none",
+                remedy="Give it in the file or with --set refine.reference=FILE.",
+            )  # fmt: skip
+        return None
+    if given.startswith("pdb:"):
+        return str(find_reference(given.removeprefix("pdb:"), Path(root) if root else None, "refine.reference"))
+    path = _existing(Path(given), base, "refine.reference")
+    if path.suffix.lower() not in MAPS | MODELS:
+        raise ParameterError(
+            "refine.reference", expected=f"a map ({', '.join(sorted(MAPS))}) or a model ({', '.join(sorted(MODELS))})",
+            found=path.name,
+        )  # fmt: skip
+    return str(path)
+
+
+def _check_micrographs(paths: list[Path], workflow: Workflow) -> None:
+    """The headers must not contradict the pixel size. Broken files are set aside by name later, unless all are."""
+    from cryoflow.io.mrc import check_pixel_size, read_header
+
+    assert workflow.micrographs is not None
+    headers, errors = [], []
+    for path in paths:
+        if path.suffix.lower() != ".mrc":
+            continue
+        try:
+            headers.append(read_header(path))
+        except (CryoflowError, OSError) as error:
+            errors.append(error)
+    if errors and len(errors) == len(paths):
+        raise ParameterError(
+            "micrographs.path",
+            expected="at least one file that can be read",
+            found=f"{len(errors)} that cannot; {errors[0]}",
+        )
+    if headers and not workflow.micrographs.trust_given:
+        check_pixel_size(headers, workflow.micrographs.pixel_size, "micrographs.pixel_size")
+
+
+def _image_size(workflow: Workflow) -> tuple[int, float] | None:
+    """Box and pixel size (angstrom) of the particles, where they are known before the run."""
+    if workflow.particles is not None:
+        from cryoflow.io import read_particles
+
+        given = workflow.particles.model_dump(exclude={"path"}, exclude_none=True)
+        ds = read_particles(workflow.particles.path, **given)
+        if ds.sizes["particle"] == 0:
+            raise ParameterError(str(workflow.particles.path), expected="particles", found="none")
+        _check_poses(workflow, ds)
+        return ds.sizes["x"], float(ds["pixel_size"].values[0])
+    source = workflow.micrographs or workflow.simulate
+    if source is None or workflow.extract is None:
+        return None
+    box = workflow.extract.rescale or workflow.extract.box
+    return box, source.pixel_size * workflow.extract.box / box
+
+
+def _check_poses(workflow: Workflow, ds: Any) -> None:
+    refine = workflow.refine
+    if refine is not None and refine.poses != "global" and "rotation" not in ds:
+        raise ParameterError(
+            "refine.poses", expected=f"poses in {workflow.particles and workflow.particles.path} for {refine.poses!r}",
+            found="none", remedy="Take poses=global.",
+        )  # fmt: skip
+    if refine is not None and "defocus_u" not in ds:
+        raise ParameterError(
+            str(workflow.particles and workflow.particles.path), expected="the defocus of each particle (rlnDefocusU)",
+            found="none", remedy="Estimate the CTF first, and export particles with it.",
+        )  # fmt: skip
+
+
+def _check_headers(workflow: Workflow) -> None:
+    """Reference map and masks must have the box and pixel size of the particles."""
+    size = _image_size(workflow)
+    if size is None or workflow.refine is None:
+        return
+    box, pixel = size
+    if workflow.refine.diameter > box * pixel:
+        raise ParameterError(
+            "refine.diameter", expected=f"at most the box, {box * pixel:g} A ({box} pixels of {pixel:g} A)",
+            found=f"{workflow.refine.diameter:g} A", remedy="Is the pixel size right?",
+        )  # fmt: skip
+    maps = {"refine.mask": workflow.refine.mask, "postprocess.mask": workflow.postprocess.mask}
+    reference = workflow.refine.reference
+    if reference is not None and Path(reference).suffix.lower() in MAPS:
+        maps["refine.reference"] = Path(reference)
+    from cryoflow.io.mrc import read_header
+
+    for where, path in maps.items():
+        if path is None:
+            continue
+        header = read_header(path)
+        if header.shape != (box, box, box):
+            raise ParameterError(
+                where, expected=f"the particles' box, {box} voxels a side", found=" x ".join(map(str, header.shape)),
+                remedy="Resample it to the box and pixel size of the particles, or give a model.",
+            )  # fmt: skip
+        if header.voxel[0] > 0 and abs(header.voxel[0] / pixel - 1) > 0.01:
+            raise ParameterError(
+                where, expected=f"the particles' pixel size, {pixel:g} A", found=f"{header.voxel[0]:g} A",
+                remedy="Resample it to the box and pixel size of the particles, or correct its header.",
+            )  # fmt: skip
+
+
+def needed_bytes(workflow: Workflow) -> int:
+    """Disk a run may need: its particle images once in the store and once as a stack, and maps. An estimate."""
+    size = _image_size(workflow)
+    if size is None:
+        return 10**7
+    box, _ = size
+    if workflow.particles is not None:
+        count = 0  # the images stay where they are
+    elif workflow.simulate is not None:
+        count = workflow.simulate.particles * workflow.simulate.micrographs
+    else:
+        count = _expected_particles(workflow)
+    iterations = 30
+    return 10**7 + 2 * 4 * count * box**2 + (8 + 3 * iterations) * 4 * box**3
+
+
+def _expected_particles(workflow: Workflow) -> int:
+    """Particles of well-filled micrographs: 0.7 of the area in squares of the particle's diameter."""
+    from cryoflow.io.mrc import read_header
+
+    assert workflow.micrographs is not None
+    assert workflow.pick is not None
+    paths = micrograph_paths(workflow.micrographs.path)
+    for path in paths:
+        try:
+            header = read_header(path)
+        except (CryoflowError, OSError):
+            continue
+        area = header.shape[1] * header.shape[2] * workflow.micrographs.pixel_size**2
+        return int(0.7 * area / workflow.pick.diameter**2) * len(paths)
+    return 0

@@ -1,0 +1,40 @@
+"""What all stages share: their parameters as arguments, and the stores of the run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from cryoflow.workflow.runner import Context
+
+__all__ = ["log", "opened", "options", "save"]
+
+log = logging.getLogger("cryoflow")
+
+
+def options(stage: Any, *skip: str) -> dict[str, Any]:
+    """A stage's parameters as keyword arguments of its function; those not given are left to the function."""
+    values: dict[str, Any] = stage.model_dump(exclude=set(skip), exclude_none=True)
+    return values
+
+
+def save(context: Context, ds: xr.Dataset, name: str, function: str, stage: Any, inputs: tuple[Path, ...] = ()) -> None:
+    """Leave a store of the run; lazy parts are computed where the run computes."""
+    from cryoflow.engine import compute
+    from cryoflow.io import save as save_store
+
+    parameters = stage.model_dump(mode="json") if stage is not None else {}
+    save_store(
+        ds, context.folder.path / name, function=function, parameters=parameters, inputs=inputs, overwrite=True,
+        compute=lambda lazy: compute(lazy, client=context.client, progress=context.progress, label=function),
+    )  # fmt: skip
+
+
+def opened(context: Context, name: str) -> xr.Dataset:
+    """A store of the run, lazily."""
+    from cryoflow.io import open_store
+
+    return open_store(context.folder.path / name)

@@ -1,0 +1,150 @@
+"""From particles to the map: refinement, postprocessing, the comparison with a simulated truth, the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from cryoflow.workflow import parameters as p
+from cryoflow.workflow.check import MODELS
+from cryoflow.workflow.common import log, opened, options, save
+from cryoflow.workflow.folder import write_text
+from cryoflow.workflow.runner import Context, plain
+from cryoflow.workflow.sources import TRUTH_MAP, read_stack
+
+__all__ = ["postprocess", "reference_map", "refine", "report", "sharpen_files"]
+
+
+def particles_of(context: Context) -> xr.Dataset:
+    """The particles refinement starts from, images lazy."""
+    if context.workflow.particles is not None:
+        return read_stack(context)
+    return opened(context, "stores/particles.zarr")
+
+
+def reference_map(path: Path, *, box: int, pixel_size: float) -> xr.DataArray:
+    """A starting map from a map or a model file, on the grid of the particles."""
+    from cryoflow.io import model_to_map, read_map
+
+    if path.suffix.lower() in MODELS:
+        return model_to_map(path, box=box, pixel_size=pixel_size)
+    return read_map(path)
+
+
+def refine(context: Context) -> dict[str, Any]:
+    """Poses and half-maps; goes on at its last finished iteration if it was interrupted."""
+    from cryoflow.io import write_map, write_particles
+    from cryoflow.refinement import refine as refine_particles
+
+    stage, folder = context.workflow.refine, context.folder.path
+    assert stage is not None
+    particles = particles_of(context)
+    box, pixel = particles.sizes["x"], float(particles["pixel_size"].values[0])
+    source = Path(stage.reference) if stage.reference is not None else folder / TRUTH_MAP
+    arguments = options(stage, "reference", "mask")
+    if stage.mask is not None:
+        arguments["mask"] = reference_map(stage.mask, box=box, pixel_size=pixel)
+    result = refine_particles(
+        particles, reference_map(source, box=box, pixel_size=pixel), **arguments,
+        store=folder / "stores/refine", client=context.client, on_iteration=_tell,
+    )  # fmt: skip
+    for warning in result.warnings:
+        log.warning("refine: %s", warning)
+    found = result.particles.drop_vars("image", errors="ignore")
+    save(context, found, "stores/poses.zarr", "refine", stage)
+    write_particles(found, folder / "particles.star")
+    for name, volume in (("half1", result.half1), ("half2", result.half2), ("map", result.map)):
+        write_map(folder / f"{name}.mrc", volume, pixel_size=pixel)
+    if len(result.class_maps) > 1:
+        for number, volume in enumerate(result.class_maps, 1):
+            write_map(folder / f"class{number}.mrc", volume, pixel_size=pixel)
+    write_text(folder / "iterations.json", json.dumps(plain(result.history), indent=1) + "\n")
+    return {
+        "particles": found.sizes["particle"],
+        "set_aside": len(result.excluded),
+        "iterations": len(result.history),
+        "converged": bool(result.converged),
+        "resolution_refine": float(result.resolution),
+        "warnings": list(result.warnings),
+    }
+
+
+def _tell(record: dict[str, Any]) -> None:
+    """One line of the log an iteration."""
+    log.info(
+        "  iteration %d: %.2f A, step %.3g degrees%s, moved %.3g degrees and %.3g px, %.1f s",
+        record["iteration"], record["resolution"], record["step"], " local" if record["local"] else "",
+        record["angle_change"], record["shift_change"], record["wall_seconds"],
+    )  # fmt: skip
+
+
+def postprocess(context: Context) -> dict[str, Any]:
+    """Mask, FSC curves, resolution and the sharpened map."""
+    folder, stage = context.folder.path, context.workflow.postprocess
+    result = sharpen_files(folder / "half1.mrc", folder / "half2.mrc", folder, stage)
+    for warning in result.attrs["warnings"]:
+        log.warning("postprocess: %s", warning)
+    save(context, result, "stores/postprocess.zarr", "postprocess", stage)
+    figures = {
+        "resolution": float(result.attrs["resolution"]),
+        "resolution_half": float(result["resolution_50"].sel(curve="corrected")),
+        "b_factor": float(result.attrs["b_factor"]),
+        "warnings": list(result.attrs["warnings"]),
+    }
+    if context.workflow.simulate is not None:
+        figures |= truth_figures(folder, result)
+    return figures
+
+
+def sharpen_files(
+    half1: Path, half2: Path, output: Path, stage: p.Postprocess, *, pixel_size: float | None = None
+) -> xr.Dataset:
+    """Postprocess two half-map files; ``map_sharpened.mrc``, ``mask.mrc`` and ``fsc.csv`` are left in ``output``."""
+    from cryoflow.io import read_map, write_map
+    from cryoflow.postprocess import postprocess as sharpen
+
+    first, second = read_map(half1, pixel_size=pixel_size), read_map(half2, pixel_size=pixel_size)
+    pixel = float(first.attrs["pixel_size"])
+    arguments = options(stage, "mask")
+    if stage.mask is not None:
+        arguments["mask"] = read_map(stage.mask)
+    result = sharpen(first, second, pixel_size=pixel, **arguments)
+    output.mkdir(parents=True, exist_ok=True)
+    write_map(output / "map_sharpened.mrc", result["map_sharpened"], pixel_size=pixel)
+    write_map(output / "mask.mrc", result["mask"], pixel_size=pixel)
+    _write_fsc(result, output / "fsc.csv")
+    return result
+
+
+def _write_fsc(result: xr.Dataset, path: Path) -> None:
+    """All FSC curves as a table: shell, frequency (1/A), resolution (A), one column a curve."""
+    import pandas as pd
+
+    frequency = result["frequency"].values
+    with np.errstate(divide="ignore"):
+        table = pd.DataFrame({"shell": np.arange(frequency.size), "frequency": frequency, "resolution": 1 / frequency})
+    for curve in result["curve"].values:
+        table[str(curve)] = result["fsc_curves"].sel(curve=curve).values
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))
+
+
+def truth_figures(folder: Path, result: xr.Dataset) -> dict[str, Any]:
+    """Resolution to which the map agrees with the simulated truth: FSC 0.5 inside the mask."""
+    from cryoflow.io import read_map
+    from cryoflow.kernels.resolution import fsc, resolution_at
+
+    truth, found, mask = read_map(folder / TRUTH_MAP), read_map(folder / "map.mrc"), result["mask"].values
+    curve = fsc(truth.values * mask, found.values * mask)
+    return {"truth_resolution": float(resolution_at(curve, mask.shape[0], float(found.attrs["pixel_size"]), 0.5))}
+
+
+def report(context: Context) -> dict[str, Any]:
+    """One self-contained HTML page about the run."""
+    from cryoflow.display.report import report as write_report
+
+    path = write_report(context.folder.path)
+    return {"report": str(Path(path).name)}

@@ -1,0 +1,87 @@
+"""From micrographs to particles: CTF, picking, extraction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from cryoflow.errors import ParameterError
+from cryoflow.workflow.common import log, opened, options, save
+from cryoflow.workflow.runner import Context
+from cryoflow.workflow.sources import usable, with_images
+
+__all__ = ["ctf", "extract", "pick"]
+
+
+def ctf(context: Context) -> dict[str, Any]:
+    """Defocus of every micrograph; those that show no rings are marked."""
+    from cryoflow.ctf import estimate_ctf
+    from cryoflow.engine import compute
+    from cryoflow.io import write_micrographs
+
+    stage = context.workflow.ctf
+    found = estimate_ctf(with_images(context, "stores/micrographs.zarr"), **options(stage), client=context.client)
+    (ds,) = compute(found.drop_vars("micrograph"), client=context.client, progress=context.progress, label="ctf")
+    figures = usable(ds)
+    save(context, ds, "stores/ctf.zarr", "estimate_ctf", stage)
+    write_micrographs(ds, context.folder.path / "micrographs_ctf.star")
+    good = ds.isel(micrograph=np.flatnonzero(ds["usable"].values))
+    return figures | {
+        "mean_defocus": float(0.5 * (good["defocus_u"] + good["defocus_v"]).mean()),
+        "median_ctf_resolution": float(np.median(good["ctf_resolution"])),
+    }
+
+
+def pick(context: Context) -> dict[str, Any]:
+    """Particle centres."""
+    from cryoflow.engine import compute
+    from cryoflow.picking import pick_particles
+
+    stage = context.workflow.pick
+    micrographs = with_images(context, "stores/ctf.zarr")
+    picks = pick_particles(micrographs, **options(stage), client=context.client)
+    (picks,) = compute(picks, client=context.client, progress=context.progress, label="pick")
+    if picks.sizes["particle"] == 0:
+        raise ParameterError(
+            "pick", expected="particles", found="none in any micrograph",
+            remedy="Lower pick.threshold, or check pick.diameter and the contrast.",
+        )  # fmt: skip
+    save(context, picks, "stores/picks.zarr", "pick_particles", stage)
+    _write_picks(picks, context.folder.path / "picks")
+    names, counts = np.unique(picks["micrograph_name"].values.astype(str), return_counts=True)
+    good = micrographs["micrograph_name"].values[micrographs["usable"].values].astype(str)
+    for name in sorted(set(good) - set(names)):
+        log.warning("micrograph %s: no particle picked", name)
+    return {"particles": int(counts.sum()), "particles_per_micrograph": float(counts.mean())}
+
+
+def _write_picks(picks: xr.Dataset, folder: Path) -> None:
+    """One STAR file of coordinates a micrograph."""
+    from cryoflow.io import write_coordinates
+
+    names = picks["micrograph_name"].values.astype(str)
+    folder.mkdir(exist_ok=True)
+    for name in np.unique(names):
+        write_coordinates(picks["coordinate"].values[names == name], folder / f"{Path(name).stem}_picks.star")
+
+
+def extract(context: Context) -> dict[str, Any]:
+    """Normalised particle images, in the store and as a stack for other programs."""
+    from cryoflow.io import write_particles
+    from cryoflow.particles import extract_particles
+
+    stage = context.workflow.extract
+    micrographs, picks = with_images(context, "stores/ctf.zarr"), opened(context, "stores/picks.zarr").load()
+    particles = extract_particles(micrographs, picks, **options(stage), client=context.client)
+    if particles.sizes["particle"] == 0:
+        raise ParameterError(
+            "extract", expected="particles whose box lies inside their micrograph", found="none",
+            remedy="Take a smaller extract.box.",
+        )  # fmt: skip
+    save(context, particles, "stores/particles.zarr", "extract_particles", stage)
+    stored = opened(context, "stores/particles.zarr")
+    write_particles(stored, context.folder.path / "extracted.star", images=context.folder.path / "extracted.mrcs")
+    return {"particles": stored.sizes["particle"], "box": stored.sizes["x"]}

@@ -1,0 +1,74 @@
+"""The table of stages: what each stands on, what it leaves, whose code and which files decide its result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryoflow.workflow.check import micrograph_paths
+from cryoflow.workflow.common import options
+from cryoflow.workflow.maps import postprocess, refine, report
+from cryoflow.workflow.model import Workflow
+from cryoflow.workflow.pictures import ctf, extract, pick
+from cryoflow.workflow.runner import StageSpec
+from cryoflow.workflow.sources import import_micrographs, import_particles, simulate
+
+__all__ = ["STAGES"]
+
+
+def _micrograph_files(workflow: Workflow) -> list[Path]:
+    return micrograph_paths(workflow.micrographs.path) if workflow.micrographs is not None else []
+
+
+def _stack_files(workflow: Workflow) -> list[Path]:
+    """The STAR file and the stacks it names."""
+    from cryoflow.io import read_particles
+
+    stage = workflow.particles
+    assert stage is not None
+    ds = read_particles(stage.path, **options(stage, "path"))
+    names = {str(n).rpartition("@")[2] for n in ds["image_name"].values}
+    return [stage.path, *(Path(ds.attrs["root"]) / n for n in sorted(names))]
+
+
+def _refine_files(workflow: Workflow) -> list[Path]:
+    assert workflow.refine is not None
+    given = [Path(workflow.refine.reference)] if workflow.refine.reference is not None else []
+    return given + ([workflow.refine.mask] if workflow.refine.mask is not None else [])
+
+
+def _postprocess_files(workflow: Workflow) -> list[Path]:
+    return [p for p in (workflow.postprocess.mask, workflow.postprocess.mtf) if p is not None]
+
+
+STAGES: dict[str, StageSpec] = {
+    "simulate": StageSpec(
+        simulate, (), ("simulate", "kernels"), ("simulated",),
+        lambda w: [w.simulate.model] if w.simulate is not None and w.simulate.model is not None else [],
+    ),
+    "micrographs": StageSpec(
+        import_micrographs, ("simulate",), ("io", "schema"), ("stores/micrographs.zarr",), _micrograph_files
+    ),
+    "particles": StageSpec(import_particles, (), ("io", "schema"), ("stores/imported.zarr",), _stack_files),
+    "ctf": StageSpec(
+        ctf, ("micrographs",), ("ctf", "kernels", "engine"), ("stores/ctf.zarr", "micrographs_ctf.star")
+    ),
+    "pick": StageSpec(pick, ("ctf",), ("picking", "kernels", "engine"), ("stores/picks.zarr", "picks")),
+    "extract": StageSpec(
+        extract, ("ctf", "pick"), ("particles", "kernels", "engine"),
+        ("stores/particles.zarr", "extracted.star", "extracted.mrcs"),
+    ),
+    "refine": StageSpec(
+        refine, ("extract", "particles"), ("refinement", "kernels", "engine"),
+        ("stores/refine", "stores/poses.zarr", "iterations.json", "particles.star", "half1.mrc", "half2.mrc",
+         "map.mrc"),
+        _refine_files, resumes=True,
+    ),
+    "postprocess": StageSpec(
+        postprocess, ("refine", "simulate"), ("postprocess", "kernels"),
+        ("stores/postprocess.zarr", "map_sharpened.mrc", "mask.mrc", "fsc.csv"), _postprocess_files,
+    ),
+    "report": StageSpec(
+        report, ("micrographs", "particles", "ctf", "pick", "extract", "refine", "postprocess"), ("display",),
+        ("report.html",),
+    ),
+}  # fmt: skip
