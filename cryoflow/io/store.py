@@ -22,7 +22,7 @@ from cryoflow.errors import ParameterError, StoreError
 from cryoflow.io.chunks import RawChunks, chunk_file
 from cryoflow.io.files import atomic, disk_errors
 from cryoflow.io.lazy import CHUNK_BYTES, chunk_rows, lazy
-from cryoflow.io.provenance import plain, record
+from cryoflow.io.record import plain, record
 from cryoflow.schema import SCHEMA_VERSION, validate
 
 __all__ = ["append", "is_complete", "open_store", "provenance", "save"]

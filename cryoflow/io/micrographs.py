@@ -1,0 +1,293 @@
+"""Micrographs: a folder, a list or a STAR file of them as one lazy Dataset; STAR files of CTFs and coordinates."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from cryoflow.errors import CryoflowError, FormatError, ParameterError
+from cryoflow.io.files import inside
+from cryoflow.io.lazy import FileImages, lazy
+from cryoflow.io.mrc import Header, check_pixel_size, read_header
+from cryoflow.io.relion import from_tables, split_optics, text, to_tables
+from cryoflow.io.star import read_star, write_star
+from cryoflow.schema import validate
+
+__all__ = ["open_micrographs", "read_coordinates", "write_coordinates", "write_micrographs"]
+
+_MRC = {".mrc", ".mrcs", ".map"}
+_TIFF = {".tif", ".tiff"}
+
+
+def open_micrographs(
+    root_or_paths: str | Path | Iterable[str | Path],
+    *,
+    pixel_size: float | None = None,
+    voltage: float | None = None,
+    cs: float | None = None,
+    amplitude_contrast: float | None = None,
+    trust_given: bool = False,
+    allow_outside: bool = False,
+) -> xr.Dataset:
+    """Open micrographs lazily, one to a chunk; broken ones stay as rows with ``usable`` False and a ``reason``.
+
+    Parameters
+    ----------
+    root_or_paths : a folder (its .mrc and .tif files), a pattern with ``*``, one file, a list of files, or a STAR file
+        of micrographs (its optics are used where a parameter below is not given).
+    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction.
+    trust_given : accept a pixel size that most headers contradict by more than 1 %.
+    allow_outside : accept names in a STAR file that lead out of its folder's project.
+
+    Returns
+    -------
+    Dataset with ``micrograph`` (micrograph, y, x) in the type of the files (float32 if they differ),
+    ``micrograph_name`` (relative to ``attrs["root"]``), ``usable``, ``reason`` and the optics. The shape is the
+    commonest; a micrograph that is truncated, unreadable or of another shape reads as zeros. Rows of a TIFF count from
+    the bottom, as in RELION and IMOD, so that hands agree with MRC.
+
+    Raises
+    ------
+    ParameterError : no files, optics missing or out of range, or a pixel size that the headers contradict.
+    FormatError : none of the files can be read, or a damaged STAR file.
+    """
+    where = f"open_micrographs({root_or_paths})" if isinstance(root_or_paths, str | Path) else "open_micrographs"
+    root, names, ds = _sources(root_or_paths, where, allow_outside)
+    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
+    for name, value in given.items():
+        if value is not None:
+            ds[name] = ("optics", np.full(ds.sizes.get("optics", 1), float(value)))
+        low = ds[name].values.min() if name in ds else -1.0
+        if not np.isfinite(low) or low < 0 or (low == 0 and name in ("pixel_size", "voltage")):
+            raise ParameterError(where, expected=f"{name} above 0", found="none" if name not in ds else f"{low:g}",
+                                 remedy=f"Give {name}=.")  # fmt: skip
+    frames, problems = _inspect([root / name for name in names], [str(p) for p in ds["reason"].values])
+    good = [i for i, frame in enumerate(frames) if frame is not None]
+    if not good:
+        raise FormatError(where, expected="at least one readable micrograph", found=f"{len(names)} broken ones",
+                          remedy=f"The first: {problems[0]}")  # fmt: skip
+    if not trust_given:
+        groups = ds.optics_group.values
+        for group in np.unique(groups):
+            headers = [f.header for i in good if groups[i] == group and (f := frames[i]) is not None and f.header]
+            check_pixel_size(headers, float(ds.pixel_size[group]), where)
+    shape = Counter(frame.shape for frame in frames if frame is not None).most_common(1)[0][0]
+    for i in good:
+        frame = frames[i]
+        if frame is not None and frame.shape != shape:
+            problems[i] = f"shape {frame.shape} differs from {shape} of the others"
+            frames[i] = None
+    array = Micrographs.of([str(root / n) for n in names], frames, shape)
+    ds["micrograph_name"] = ("micrograph", text(names))
+    ds["usable"] = ("micrograph", ds["usable"].values & np.array([not p for p in problems]))
+    ds["reason"] = ("micrograph", text(problems))
+    ds["micrograph"] = lazy(("micrograph", "y", "x"), array, 1)
+    ds.attrs["root"] = str(root)
+    return validate(ds, where)
+
+
+def _sources(source: Any, where: str, allow_outside: bool) -> tuple[Path, list[str], xr.Dataset]:
+    """Root, names relative to it, and what is known of them so far."""
+    if isinstance(source, str | Path) and Path(source).suffix == ".star":
+        return _from_star(Path(source), allow_outside)
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.suffix.lower() in _MRC | _TIFF and p.is_file())
+            root = path
+        elif path.is_file():
+            files, root = [path], path.parent
+        else:
+            files = [Path(p) for p in sorted(glob.glob(str(source), recursive=True))]  # noqa: PTH207
+            root = _common(files)
+    else:
+        files = [Path(p) for p in source]
+        root = _common(files)
+    if not files:
+        raise ParameterError(where, expected="micrographs (.mrc, .tif)", found="no such file", remedy="Check the path.")
+    names = [str(f.relative_to(root)) for f in files]
+    ds = xr.Dataset({
+        "optics_name": ("optics", text(["opticsGroup1"])),
+        "optics_group": ("micrograph", np.zeros(len(names), np.int32)),
+        "usable": ("micrograph", np.ones(len(names), bool)),
+        "reason": ("micrograph", text([""] * len(names))),
+    })  # fmt: skip
+    return root, names, ds
+
+
+def _common(files: list[Path]) -> Path:
+    folders = {f.parent for f in files}
+    if not folders:
+        return Path()
+    if len(folders) == 1:
+        return folders.pop()
+    parts = list(zip(*(f.parts for f in folders), strict=False))
+    same = [p[0] for p in parts if len(set(p)) == 1]
+    return Path(*same[: next((i for i, p in enumerate(parts) if len(set(p)) > 1), len(parts))])
+
+
+def _from_star(star: Path, allow_outside: bool) -> tuple[Path, list[str], xr.Dataset]:
+    rows, optics = split_optics(read_star(star), "micrographs", str(star))
+    if "rlnMicrographName" not in rows:
+        raise FormatError(str(star), expected="_rlnMicrographName", found=f"labels {', '.join(rows.columns)}")
+    names = [str(n) for n in rows.rlnMicrographName]
+    ds = from_tables(rows, optics, dim="micrograph", where=str(star))
+    if "micrograph_pixel_size" in ds:  # here the images are the micrographs
+        ds["pixel_size"] = ds["micrograph_pixel_size"]
+        ds = ds.drop_vars("micrograph_pixel_size")
+    marked = ds["x_cryoflowUsable"].values == 1 if "x_cryoflowUsable" in ds else np.ones(len(names), bool)
+    ds["usable"] = ("micrograph", marked)
+    reasons = ds["x_cryoflowReason"].values if "x_cryoflowReason" in ds else [""] * len(names)
+    ds["reason"] = ("micrograph", text("" if r == "none" else r for r in reasons))
+    ds = ds.drop_vars(["x_cryoflowUsable", "x_cryoflowReason"], errors="ignore")
+    folder = star.resolve().parent
+    candidates = [folder, *folder.parents[:4]]  # RELION's names are relative to the project
+    root = next((c for c in candidates if any((c / n).is_file() for n in names[:20])), folder)
+    for i, name in enumerate(names):
+        inside(name, root, where=f"{star}, row {i + 1}", allow_outside=allow_outside)
+    return root, names, ds
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Shape and type of one micrograph; the header if it is MRC."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    header: Header | None
+
+
+def _inspect(paths: list[Path], reasons: list[str]) -> tuple[list[_Frame | None], list[str]]:
+    frames: list[_Frame | None] = []
+    problems = list(reasons)
+    for i, path in enumerate(paths):
+        try:
+            frames.append(_frame(path))
+        except (CryoflowError, OSError, ValueError) as error:
+            frames.append(None)
+            problems[i] = str(error).replace(str(path), path.name) or type(error).__name__
+    return frames, problems
+
+
+def _frame(path: Path) -> _Frame:
+    if path.suffix.lower() in _TIFF:
+        with _tifffile().TiffFile(path) as tiff:
+            page = tiff.pages[0]
+            if len(tiff.pages) != 1 or page.ndim != 2:
+                raise FormatError(path.name, expected="one grey image", found=f"{len(tiff.pages)} of {page.shape}")
+            last = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
+            if last > path.stat().st_size:
+                raise FormatError(path.name, expected=f"{last} bytes", found=f"{path.stat().st_size} bytes")
+            return _Frame((int(page.shape[0]), int(page.shape[1])), np.dtype(page.dtype), None)
+    header = read_header(path)
+    if header.shape[0] != 1:
+        raise FormatError(path.name, expected="one image", found=f"{header.shape[0]}", remedy="Align movies first.")
+    return _Frame((header.shape[1], header.shape[2]), header.dtype.newbyteorder("="), header)
+
+
+def _tifffile() -> Any:
+    try:
+        import tifffile
+    except ImportError:
+        raise FormatError("TIFF", expected="the tifffile package", found="none", remedy="Install it.") from None
+    return tifffile
+
+
+_NOTHING = Header("", (1, 1, 1), 2, np.dtype("f4"), 1024, (0, 0, 0), (0, 0, 0), (0, 0, 0), (1, 2, 3), 0)
+
+
+@dataclass(frozen=True)
+class Micrographs(FileImages):
+    """One image a file, MRC or TIFF."""
+
+    @classmethod
+    def of(cls, paths: list[str], frames: list[_Frame | None], shape: tuple[int, int]) -> Micrographs:
+        """Rows for ``paths``; those without a frame read as zeros."""
+        types = {frame.dtype for frame in frames if frame is not None}
+        dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
+        headers = tuple(
+            _NOTHING if f is None else f.header or Header(path, (1, *shape), 2, f.dtype, 0, *_NOTHING_REST)
+            for path, f in zip(paths, frames, strict=True)
+        )
+        file = np.array([-1 if f is None else i for i, f in enumerate(frames)], np.int32)
+        return cls(headers, file, np.zeros(len(paths), np.int32), shape, dtype)
+
+    def _fill(self, out: NDArray[Any], header: Header, first: int) -> None:
+        if Path(header.path).suffix.lower() in _TIFF:
+            out[0] = _tifffile().imread(header.path)[::-1]
+        else:
+            super()._fill(out, header, first)
+
+
+_NOTHING_REST = (_NOTHING.voxel, _NOTHING.start, _NOTHING.origin, _NOTHING.axes, 0)
+
+
+def write_micrographs(ds: xr.Dataset, star: str | Path) -> None:
+    """Write micrographs and their CTFs as RELION's ``micrographs_ctf.star`` (3.1 to 5).
+
+    Micrographs that are not usable are kept and marked: ``_cryoflowUsable`` 0 and ``_cryoflowReason``. RELION keeps
+    columns it does not know. Only variables of one value a micrograph are written.
+    """
+    where = f"write_micrographs({star})"
+    validate(ds, where, required=["micrograph_name", "pixel_size"])
+    if ds.sizes["micrograph"] == 0:
+        raise ParameterError(where, expected="at least one micrograph", found="none")
+    ds = ds.assign(micrograph_pixel_size=ds["pixel_size"]).drop_vars(["micrograph", "pixel_size"], errors="ignore")
+    if "x_optics_rlnMicrographOriginalPixelSize" not in ds:
+        ds["x_optics_rlnMicrographOriginalPixelSize"] = ds["micrograph_pixel_size"]
+    usable = ds["usable"].values if "usable" in ds else np.ones(ds.sizes["micrograph"], bool)
+    reason = ds["reason"].values if "reason" in ds else [""] * len(usable)
+    broken = [name for name in ("defocus_u", "defocus_v", "defocus_angle", "phase_shift", "ctf_resolution", "ctf_score")
+              if name in ds]  # fmt: skip
+    for name in broken:  # a micrograph that could not be fitted: zeros, which every program reads
+        ds[name] = (ds[name].dims, np.nan_to_num(ds[name].values, nan=0.0, posinf=0.0, neginf=0.0))
+    rows, optics = to_tables(ds.drop_vars(["usable", "reason"], errors="ignore"), dim="micrograph")
+    rows["cryoflowUsable"] = np.asarray(usable, int)
+    rows["cryoflowReason"] = [str(r).replace('"', "'").replace("\n", " ") or "none" for r in reason]
+    write_star(star, {"optics": optics, "micrographs": rows})
+
+
+def read_coordinates(star: str | Path) -> NDArray[np.float64]:
+    """Particle centres (n, 2) of a coordinate STAR file: x right and y along the rows, in pixels from 0.
+
+    Raises
+    ------
+    FormatError : no coordinates, or one that is not a number.
+    """
+    for table in read_star(star).values():
+        if {"rlnCoordinateX", "rlnCoordinateY"} <= set(table.columns):
+            xy = np.stack([_floats(table[f"rlnCoordinate{axis}"], str(star)) for axis in "XY"], axis=1)
+            return np.ascontiguousarray(xy)
+    raise FormatError(str(star), expected="_rlnCoordinateX and _rlnCoordinateY", found="no such labels")
+
+
+def _floats(column: Any, where: str) -> NDArray[np.float64]:
+    if column.dtype.kind not in "iuf" or not np.isfinite(column.to_numpy()).all():
+        raise FormatError(where, expected=f"numbers for _{column.name}", found="something else")
+    return np.asarray(column.to_numpy(), np.float64)
+
+
+def write_coordinates(star: str | Path, coordinate: ArrayLike, **columns: ArrayLike) -> None:
+    """Write particle centres (n, 2) as a coordinate STAR file; ``columns`` are further ones by RELION's label.
+
+    >>> import tempfile, pathlib
+    >>> star = pathlib.Path(tempfile.mkdtemp()) / "picks.star"
+    >>> write_coordinates(star, [[10.5, 20.25]], rlnAutopickFigureOfMerit=[0.75])
+    >>> read_coordinates(star).tolist()
+    [[10.5, 20.25]]
+    """
+    import pandas as pd
+
+    xy = np.asarray(coordinate, np.float64)
+    if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+        raise ParameterError(f"write_coordinates({star})", expected="finite (n, 2)", found=f"shape {xy.shape}")
+    table = {"rlnCoordinateX": xy[:, 0], "rlnCoordinateY": xy[:, 1]}
+    write_star(star, {"": pd.DataFrame(table | {k: np.asarray(v) for k, v in columns.items()})})
