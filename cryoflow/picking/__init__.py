@@ -1,1 +1,5 @@
-"""."""
+"""Picking: particle centres in micrographs."""
+
+from cryoflow.picking.pick import pick_particles
+
+__all__ = ["pick_particles"]

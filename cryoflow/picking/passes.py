@@ -1,0 +1,126 @@
+"""The kernels of picking, each over the rows (micrographs) of one batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryoflow.errors import FormatError
+from cryoflow.kernels.backend import to_host
+from cryoflow.picking.contaminants import contaminant_mask
+from cryoflow.picking.log import laplacian_of_gaussian
+from cryoflow.picking.peaks import find_peaks
+from cryoflow.picking.prepare import Coarse, coarsen, sigma_of
+from cryoflow.picking.template import normalised_correlation, radial_profiles
+
+__all__ = ["Settings", "log_pass", "profile_pass", "template_pass"]
+
+Settings = dict[str, Any]  # diameter, min_diameter, max_diameter, min_distance (angstrom), dark, contaminants, coverage
+DISC = 1.25  # diameters of the disc that template and background share
+
+
+def _rows(n: int, max_picks: int) -> dict[str, NDArray[Any]]:
+    return {
+        "x_picks": np.full((n, max_picks, 3), np.nan, np.float32),
+        "x_score_mean": np.full(n, np.nan, np.float32),
+        "x_score_sigma": np.full(n, np.nan, np.float32),
+        "reason": np.full(n, "", object),
+    }
+
+
+def _coarse(micrograph: Any, pixel_size: Any, settings: Settings) -> Coarse:
+    return coarsen(
+        micrograph, pixel_size=float(pixel_size), diameter=settings["diameter"], dark=settings["dark"]
+    )
+
+
+def _allowed(coarse: Coarse, settings: Settings) -> Any:
+    if not settings["contaminants"]:
+        return None
+    return ~contaminant_mask(coarse.image, settings["diameter"] / coarse.pixel, sigmas=settings["contaminants"])
+
+
+def _store(rows: dict[str, NDArray[Any]], i: int, peaks: NDArray[Any], coarse: Coarse, score: Any) -> None:
+    """Peaks in pixels of the micrograph, padded with NaN; centres beyond the outermost pixel centres are moved onto them."""
+    count = min(len(peaks), rows["x_picks"].shape[1])  # the best come first
+    rows["x_picks"][i, :count, :2] = coarse.fine(peaks[:count, :2])
+    rows["x_picks"][i, :count, 2] = peaks[:count, 2]
+    rows["x_score_mean"][i], rows["x_score_sigma"][i] = sigma_of(score)
+
+
+def log_pass(
+    micrograph: Any, pixel_size: Any, usable: Any = None, *, settings: Settings, max_picks: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Peaks of the Laplacian of Gaussian; the score is in standard deviations of the micrograph's own map."""
+    rows = _rows(len(micrograph), max_picks)
+    for i in range(len(micrograph)):
+        if usable is not None and not bool(usable[i]):
+            continue
+        try:
+            coarse = _coarse(micrograph[i], pixel_size[i], settings)
+        except FormatError as error:
+            rows["reason"][i] = f"picking: {error.found}"
+            continue
+        merit = laplacian_of_gaussian(
+            coarse.image, pixel_size=coarse.pixel,
+            min_diameter=settings["min_diameter"], max_diameter=settings["max_diameter"],
+        )  # fmt: skip
+        merit = (merit - merit.mean()) / merit.std()
+        peaks = find_peaks(
+            merit, min_distance=settings["min_distance"] / coarse.pixel, threshold=0.0,
+            allowed=_allowed(coarse, settings),
+        )  # fmt: skip
+        _store(rows, i, peaks, coarse, merit)
+    return rows, {}
+
+
+def profile_pass(
+    micrograph: Any, pixel_size: Any, x_picks: Any, *, settings: Settings, bins: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sum of the radial profiles of given picks, on ``bins`` samples from the centre to the edge of the disc."""
+    total, count = np.zeros(bins), 0
+    radius = 0.5 * DISC * settings["diameter"]
+    for i in range(len(micrograph)):
+        xy = np.asarray(to_host(x_picks[i]))[:, :2]
+        xy = xy[np.isfinite(xy).all(axis=1)]
+        if not len(xy):
+            continue
+        coarse = _coarse(micrograph[i], pixel_size[i], settings)
+        profiles = radial_profiles(coarse.image, coarse.coarse(xy), radius / coarse.pixel)
+        if not len(profiles):
+            continue
+        mean = np.asarray(to_host(profiles.mean(axis=0)), dtype=np.float64)
+        # micrographs of different pixel sizes meet on one grid in angstrom
+        total += len(profiles) * np.interp(np.linspace(0, radius, bins), np.arange(len(mean)) * coarse.pixel, mean)
+        count += len(profiles)
+    return {}, {"profile": total, "count": np.array(float(count))}
+
+
+def template_pass(
+    micrograph: Any, pixel_size: Any, usable: Any = None, *, settings: Settings, profile: Any, max_picks: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Peaks of the normalised correlation with the radial template; the score is that correlation."""
+    rows = _rows(len(micrograph), max_picks)
+    profile = np.asarray(to_host(profile))
+    radius = 0.5 * DISC * settings["diameter"]
+    for i in range(len(micrograph)):
+        if usable is not None and not bool(usable[i]):
+            continue
+        try:
+            coarse = _coarse(micrograph[i], pixel_size[i], settings)
+        except FormatError as error:
+            rows["reason"][i] = f"picking: {error.found}"
+            continue
+        reach = radius / coarse.pixel
+        own = np.interp(np.arange(int(reach) + 2) * coarse.pixel, np.linspace(0, radius, len(profile)), profile)
+        found = normalised_correlation(coarse.image, own, reach)
+        allowed = found.coverage >= settings["coverage"]
+        clean = _allowed(coarse, settings)
+        peaks = find_peaks(
+            found.score, min_distance=settings["min_distance"] / coarse.pixel, threshold=0.0,
+            allowed=allowed if clean is None else allowed & clean,
+        )  # fmt: skip
+        _store(rows, i, peaks, coarse, found.score)
+    return rows, {}
