@@ -26,7 +26,7 @@ from cryoflow.conventions import electron_wavelength
 __all__ = ["Optics", "RingTable", "Rings", "SearchRange", "correlate", "ring_model", "spline_complement"]
 
 Array = npt.NDArray[np.floating[Any]]
-RING_B_FACTOR = 40.0  # angstrom^2: rings fade towards high frequency; a mild weight that no result hangs on
+RING_B_FACTOR = 60.0  # angstrom^2: rings fade towards high frequency; a weight, so that precision alone depends on it
 KNOT_SPACING = 0.045  # 1/angstrom between knots of the background
 STEPS_PER_PERIOD = 24  # defocus steps an oscillation at the highest frequency: cubic interpolation is exact to 1e-4
 
