@@ -18,6 +18,7 @@ __all__ = [
     "in_plane",
     "matrix_to_euler",
     "minimal_rotation",
+    "quaternion_to_matrix",
     "random_rotations",
     "rotation_about",
     "rotation_to_vector",
@@ -215,13 +216,24 @@ def random_rotations(n: int, rng: np.random.Generator) -> Any:
     >>> random_rotations(2, np.random.default_rng(0)).shape
     (2, 3, 3)
     """
-    q = rng.standard_normal((n, 4))
-    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
+    return quaternion_to_matrix(rng.standard_normal((n, 4)))
+
+
+def quaternion_to_matrix(quaternions: Any) -> Any:
+    """Rotation matrices (..., 3, 3) of quaternions (..., 4) as (w, x, y, z) of any length above 0; q and -q agree.
+
+    >>> quaternion_to_matrix(np.array([2.0, 0.0, 0.0, 0.0])).diagonal()
+    array([1., 1., 1.])
+    """
+    xp = array_module(quaternions)
+    q = xp.asarray(quaternions, dtype=np.float64)
+    q = q / xp.sqrt((q * q).sum(axis=-1, keepdims=True))
+    w, x, y, z = (q[..., i] for i in range(4))
     return _matrix(
         (
             (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
             (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
             (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
         ),
-        np,
+        xp,
     )
