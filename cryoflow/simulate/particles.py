@@ -100,9 +100,11 @@ def simulate_particles(
     >>> particles.image.shape, truth.rotation.shape
     ((5, 32, 32), (5, 3, 3))
     """
-    _check(n=n, snr=snr, defocus=defocus, astigmatism=astigmatism, voltage=voltage, b_factor=b_factor, seed=seed,
-           shift_sd=shift_sd, scale_sd=scale_sd, per=particles_per_micrograph, chunk=chunk,
-           amplitude_contrast=amplitude_contrast)  # fmt: skip
+    check_imaging(n=n, snr=snr, defocus=defocus, astigmatism=astigmatism, voltage=voltage, b_factor=b_factor, seed=seed,
+                  amplitude_contrast=amplitude_contrast)  # fmt: skip
+    _need(shift_sd >= 0 and scale_sd >= 0, "shift_sd and scale_sd of at least 0", (shift_sd, scale_sd))
+    _need(particles_per_micrograph >= 1, "at least 1 particle per micrograph", particles_per_micrograph)
+    _need(chunk is None or chunk >= 1, "a chunk of at least 1 particle", chunk)
     power = noise_spectrum(box, pixel_size, noise)
     volume = load_source(source, box=box, pixel_size=pixel_size, symmetry=symmetry, seed=seed)
     microscope = Microscope(voltage, cs, amplitude_contrast, b_factor, pixel_size)
@@ -238,22 +240,21 @@ def optics_variables(voltage: float, cs: float, amplitude_contrast: float, pixel
     return {"optics_name": ("optics", np.array(["opticsGroup1"])), **named}
 
 
-def _check(
+def check_imaging(
     *, n: int, snr: float, defocus: tuple[float, float], astigmatism: float, voltage: float, b_factor: float, seed: int,
-    shift_sd: float, scale_sd: float, per: int, chunk: int | None, amplitude_contrast: float,
+    amplitude_contrast: float,
 ) -> None:  # fmt: skip
-    def need(fine: bool, expected: str, found: object) -> None:
-        if not fine:
-            raise ParameterError("simulate", expected=expected, found=repr(found))
+    """Raise ``ParameterError`` for values that no microscope has."""
+    _need(n >= 1, "n of at least 1", n)
+    _need(snr > 0, "an SNR above 0", snr)
+    _need(len(defocus) == 2 and defocus[0] <= defocus[1], "defocus as (smallest, largest) in angstrom", defocus)
+    _need(astigmatism >= 0, "an astigmatism of at least 0 angstrom", astigmatism)
+    _need(voltage > 0, "a voltage above 0 kV", voltage)
+    _need(0 <= amplitude_contrast < 1, "an amplitude contrast from 0 to below 1", amplitude_contrast)
+    _need(b_factor >= 0, "a B-factor of at least 0 angstrom^2", b_factor)
+    _need(seed >= 0, "a seed of at least 0", seed)
 
-    need(n >= 1, "n of at least 1 particle", n)
-    need(snr > 0, "an SNR above 0", snr)
-    need(len(defocus) == 2 and defocus[0] <= defocus[1], "defocus as (smallest, largest) in angstrom", defocus)
-    need(astigmatism >= 0, "an astigmatism of at least 0 angstrom", astigmatism)
-    need(voltage > 0, "a voltage above 0 kV", voltage)
-    need(0 <= amplitude_contrast < 1, "an amplitude contrast from 0 to below 1", amplitude_contrast)
-    need(b_factor >= 0, "a B-factor of at least 0 angstrom^2", b_factor)
-    need(seed >= 0, "a seed of at least 0", seed)
-    need(shift_sd >= 0 and scale_sd >= 0, "shift_sd and scale_sd of at least 0", (shift_sd, scale_sd))
-    need(per >= 1, "at least 1 particle per micrograph", per)
-    need(chunk is None or chunk >= 1, "a chunk of at least 1 particle", chunk)
+
+def _need(fine: bool, expected: str, found: object) -> None:
+    if not fine:
+        raise ParameterError("simulate", expected=expected, found=repr(found))

@@ -12,7 +12,7 @@ from cryoflow.errors import ParameterError
 from cryoflow.kernels.fourier import resample
 from cryoflow.kernels.symmetry import point_group, symmetrise_volume
 
-__all__ = ["Source", "as_map", "load_source", "regrid"]
+__all__ = ["Source", "as_map", "load_source", "measure_diameter", "regrid"]
 
 Source = xr.DataArray | str | Path | None
 MODELS = (".pdb", ".cif", ".ent", ".mmcif", ".pdb.gz", ".cif.gz")
@@ -57,6 +57,27 @@ def load_source(source: Source, *, box: int, pixel_size: float, symmetry: str = 
     result = regrid(volume, box=box, pixel_size=pixel_size)
     check_symmetry(result, symmetry)
     return result
+
+
+def measure_diameter(source: xr.DataArray | str | Path, *, level: float = 0.1) -> float:
+    """Largest diameter in angstrom of a map (voxels above ``level`` of its maximum) or a model, about its centre."""
+    if not isinstance(source, xr.DataArray):
+        path = Path(source)
+        if not path.is_file():
+            raise ParameterError("simulate", expected="a model or map file", found=f"no file {path}")
+        if path.name.lower().endswith(MODELS):
+            from cryoflow.simulate.model import model_chains
+
+            atoms = np.concatenate(model_chains(path))
+            return float(2 * np.linalg.norm(atoms - atoms.mean(axis=0), axis=1).max()) + 8.0  # side chains
+        from cryoflow.io import read_map
+
+        source = read_map(path)
+    values = np.asarray(source.values)
+    high = np.argwhere(values > level * values.max())
+    if "pixel_size" not in source.attrs or not len(high):
+        raise ParameterError("simulate", expected="a map with density and attrs['pixel_size']", found="none of it")
+    return float(2 * np.linalg.norm(high - np.array(values.shape) // 2, axis=1).max() * source.attrs["pixel_size"])
 
 
 def check_grid(box: int, pixel_size: float) -> None:

@@ -1,0 +1,379 @@
+"""Micrographs with known truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.fft
+import xarray as xr
+from scipy import ndimage
+
+from cryoflow.errors import ParameterError
+from cryoflow.kernels.ctf import ctf
+from cryoflow.kernels.fourier import shift_phases
+from cryoflow.kernels.masks import raised_cosine
+from cryoflow.kernels.rotation import random_rotations
+from cryoflow.schema import validate
+from cryoflow.simulate.noise import NoiseKind, solvent_power, stream
+from cryoflow.simulate.particles import Microscope, check_imaging, draw_defocus, optics_variables
+from cryoflow.simulate.projector import Projector, prepare, slice_spectra
+from cryoflow.simulate.source import MODELS, Source, load_source, measure_diameter
+
+__all__ = ["micrograph_images", "save_simulation", "simulate_micrographs"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+POSITIONS, OPTICS, NOISE, CALIBRATION, DIRT = 11, 12, 13, 14, 15
+CALIBRATION_SET = 32
+# shares of the noise variance: solvent under the CTF (its Thon rings), solvent beyond it (inelastic), shot noise
+COHERENT, INCOHERENT, SHOT = 0.35, 0.35, 0.3
+
+
+def simulate_micrographs(
+    source: Source = None,
+    *,
+    n: int,
+    shape: tuple[int, int] = (1024, 1024),
+    pixel_size: float,
+    particles_per_micrograph: int = 50,
+    symmetry: str = "C1",
+    diameter: float | None = None,
+    snr: float = 0.1,
+    defocus: tuple[float, float] = (8000.0, 25000.0),
+    astigmatism: float = 400.0,
+    voltage: float = 300.0,
+    cs: float = 2.7,
+    amplitude_contrast: float = 0.1,
+    b_factor: float = 60.0,
+    noise: NoiseKind = "coloured",
+    contaminants: float = 1.0,
+    dose: float = 40.0,
+    dtype: Literal["float32", "uint16"] = "float32",
+    seed: int = 0,
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Micrographs of a structure in random poses and places, dark on bright like recorded ones, and their truth.
+
+    I = e (1 + g) (1 - X / sqrt(e)) - dirt, with e = dose pixel_size^2 electrons a pixel, a smooth illumination g of a
+    few per cent and X = a T P + sqrt(N) noise of unit noise variance: P is the sum of all projections at their places,
+    T the CTF with astigmatism and the envelope exp(-B s^2 / 4) over the whole micrograph. The noise power is
+
+        N(s) = 0.35 W(s) M^2 T^2 / <.> + 0.35 W(s) M^2 / <.> + 0.3,
+
+    solvent seen through the CTF (the Thon rings), solvent beyond it, and shot noise; W and M as in ``noise``, each
+    solvent part with the share of variance written before it. "white" noise has N = 0.35 T^2 / <T^2> + 0.65.
+
+    SNR is the variance of clean particle images (CTF and envelope; in a box of 1.5 diameters, mean over particles)
+    divided by that of X's noise, as for ``simulate_particles``.
+
+    Parameters
+    ----------
+    source : model file, map file, map DataArray, or None for ``procedural_protein``.
+    n, shape : number of micrographs and their (rows, columns).
+    particles_per_micrograph : placed no nearer to each other than a diameter and 0.75 diameters from every edge; fewer
+        where they do not fit beside contaminants.
+    diameter : angstrom; of the procedural protein (default 120), else to be measured from the source.
+    contaminants : mean number of dark ice blobs a micrograph (Poisson).
+    dose : electrons per square angstrom.
+    dtype : "uint16" rounds to whole counts as cameras do.
+
+    Other parameters are those of ``simulate_particles``.
+
+    Returns
+    -------
+    micrographs : lazy ``micrograph`` and what an experimenter knows (optics, names); no CTF.
+    truth : particles with ``coordinate``, ``rotation``, ``shift`` (zero: coordinates are exact), defocus, names. Both
+        carry the clean map's ``diameter`` and ``box`` in attrs.
+
+    Raises
+    ------
+    ParameterError : before any work.
+
+    Examples
+    --------
+    >>> micrographs, truth = simulate_micrographs(n=1, shape=(128, 160), pixel_size=6.0, particles_per_micrograph=4)
+    >>> micrographs.micrograph.shape, truth.sizes["particle"]
+    ((1, 128, 160), 4)
+    """
+    check_imaging(n=n, snr=snr, defocus=defocus, astigmatism=astigmatism, voltage=voltage, b_factor=b_factor, seed=seed,
+                  amplitude_contrast=amplitude_contrast)  # fmt: skip
+    if noise not in ("coloured", "white"):
+        raise ParameterError("simulate_micrographs", expected="noise 'coloured' or 'white'", found=repr(noise))
+    if dtype not in ("float32", "uint16"):
+        raise ParameterError("simulate_micrographs", expected="dtype 'float32' or 'uint16'", found=repr(dtype))
+    if not (dose > 0 and contaminants >= 0 and particles_per_micrograph >= 0):
+        raise ParameterError("simulate_micrographs", expected="dose above 0, contaminants and particles of at least 0",
+                             found=f"{dose}, {contaminants}, {particles_per_micrograph}")  # fmt: skip
+    extent, volume = _volume(source, pixel_size, symmetry, diameter, seed)
+    _check_room(shape, extent / pixel_size, particles_per_micrograph)
+    microscope = Microscope(voltage, cs, amplitude_contrast, b_factor, pixel_size)
+    projector = prepare(volume.values)
+    dirt = [_draw_dirt(seed, i, shape, pixel_size, contaminants) for i in range(n)]
+    places = [_draw_places(seed, i, shape, extent / pixel_size, particles_per_micrograph, dirt[i]) for i in range(n)]
+    u, v, angle = draw_defocus(n, defocus, astigmatism, stream(seed, OPTICS))
+    truth = _truth(places, u, v, angle, microscope)
+    names = np.array([f"simulated_{i + 1:05d}.mrc" for i in range(n)])
+    truth["micrograph_name"] = ("particle", names[truth.x_micrograph.values])
+    attrs = {"snr": float(snr), "b_factor": float(b_factor), "noise": noise, "seed": int(seed), "dose": float(dose),
+             "diameter": float(extent), "box": projector.box, "symmetry": symmetry}  # fmt: skip
+    shared = {
+        "projector": projector, "microscope": microscope, "shape": shape, "noise": noise, "seed": int(seed),
+        "amplitude": _calibrate(projector, microscope, snr, defocus, astigmatism, seed),
+        "places": places, "dirt": dirt, "dose": float(dose), "noisy": not np.isinf(snr), "dtype": dtype,
+    }  # fmt: skip
+    rows = xr.Dataset({
+        "defocus_u": ("micrograph", u), "defocus_v": ("micrograph", v), "defocus_angle": ("micrograph", angle),
+        "x_number": ("micrograph", np.arange(n)),
+    })  # fmt: skip
+    from cryoflow.engine import map_rows
+
+    images = map_rows(micrograph_images, rows.assign(x_number=rows.x_number.chunk({"micrograph": 1})), shared,
+                      dim="micrograph", outputs={"micrograph": (("y", "x"), dtype)},
+                      sizes={"y": shape[0], "x": shape[1]})  # fmt: skip
+    micrographs = xr.Dataset(
+        {
+            "micrograph_name": ("micrograph", names),
+            "usable": ("micrograph", np.ones(n, dtype=bool)),
+            "reason": ("micrograph", np.full(n, "", dtype="<U1")),
+            "exposure": ("micrograph", np.full(n, float(dose))),
+            "optics_group": ("micrograph", np.zeros(n, dtype=np.int32)),
+            **optics_variables(voltage, cs, amplitude_contrast, pixel_size),
+            "micrograph": images["micrograph"],
+        },
+        attrs={**attrs, "contrast": "dark"},
+    )
+    micrographs["micrograph"].attrs["contrast"] = "dark"
+    return validate(micrographs, "simulate_micrographs"), validate(truth.assign_attrs(attrs), "simulate_micrographs")
+
+
+def save_simulation(micrographs: xr.Dataset, truth: xr.Dataset, folder: str | Path) -> list[Path]:
+    """Write micrographs (MRC, one at a time) and ``truth.star`` into ``folder``; returns the micrographs' paths.
+
+    Raises ``ResourceError`` if the disk is full; no half-written file is left.
+    """
+    from cryoflow.io import write_map, write_particles
+
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    pixel = float(micrographs.pixel_size.values[0])
+    paths = []
+    for i, name in enumerate(micrographs.micrograph_name.values):
+        write_map(place / str(name), micrographs.micrograph[i].values, pixel_size=pixel)
+        paths.append(place / str(name))
+    write_particles(truth, place / "truth.star")
+    return paths
+
+
+def micrograph_images(
+    x_number: Array, defocus_u: Array, defocus_v: Array, defocus_angle: Array, *, projector: Projector,
+    microscope: Microscope, amplitude: float, shape: tuple[int, int], noise: NoiseKind, places: list[Any],
+    dirt: list[Any], dose: float, noisy: bool, dtype: str, seed: int,
+) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
+    """Kernel of ``simulate_micrographs``: counts (B, ny, nx)."""
+    out = np.empty((len(x_number), *shape), dtype=dtype)
+    pixel = microscope.pixel_size
+    electrons = dose * pixel**2
+    for i, number in enumerate(x_number):
+        rng = stream(seed, NOISE, number)
+        transfer = _transfer(shape, microscope, defocus_u[i], defocus_v[i], defocus_angle[i])
+        coordinates, rotations = places[int(number)]
+        clean = _superposed(projector, coordinates, rotations, shape)
+        spectrum = scipy.fft.rfft2(clean) * (np.float32(amplitude) * transfer)
+        if noisy:
+            spectrum += _noise(shape, pixel, transfer, noise, rng)
+        x = scipy.fft.irfft2(spectrum, s=shape)
+        counts = electrons * (1 + _illumination(shape, rng)) * (1 - x / np.sqrt(electrons))
+        counts -= electrons * _dirt_image(dirt[int(number)], shape, pixel, rng)
+        out[i] = np.clip(np.rint(counts), 0, 65535) if dtype == "uint16" else counts
+    return {"micrograph": out}, {}
+
+
+def _volume(
+    source: Source, pixel_size: float, symmetry: str, diameter: float | None, seed: int
+) -> tuple[float, xr.DataArray]:
+    """Diameter in angstrom, and the map in a box of 1.5 diameters."""
+    from cryoflow.simulate.protein import procedural_protein
+
+    if not pixel_size > 0:
+        raise ParameterError("simulate", expected="a pixel size above 0 angstrom", found=repr(pixel_size))
+    if source is None:
+        extent = 120.0 if diameter is None else float(diameter)
+        box = _even(1.5 * extent / pixel_size)
+        return extent, procedural_protein(
+            symmetry=symmetry, box=box, pixel_size=pixel_size, size=extent, seed=seed
+        )  # fmt: skip
+    is_model = not isinstance(source, xr.DataArray) and str(source).lower().endswith(MODELS)
+    extent = measure_diameter(source) if diameter is None or is_model else float(diameter)
+    box = _even(1.5 * extent / pixel_size)
+    return extent, load_source(source, box=box, pixel_size=pixel_size, symmetry=symmetry, seed=seed)
+
+
+def _even(length: float) -> int:
+    """The next even number that transforms quickly."""
+    box = max(8, int(np.ceil(length)))
+    while box % 2 or scipy.fft.next_fast_len(box, real=True) != box:
+        box += 1
+    return box
+
+
+def _check_room(shape: tuple[int, int], diameter: float, count: int) -> None:
+    inner = [side - 1.5 * diameter for side in shape]
+    if min(inner) < 0:
+        raise ParameterError(
+            "simulate_micrographs", expected=f"micrographs of at least {int(np.ceil(1.5 * diameter))} pixels a side",
+            found=f"shape {shape}",
+        )  # fmt: skip
+    # discs thrown at random jam near 0.55 of the plane; leave a margin
+    room = int(0.45 * (inner[0] + diameter) * (inner[1] + diameter) / (0.25 * np.pi * diameter**2))
+    if count > room:
+        raise ParameterError(
+            "simulate_micrographs", expected=f"at most {room} particles on a micrograph of {shape}", found=str(count),
+            remedy="Give a larger shape or fewer particles_per_micrograph.",
+        )  # fmt: skip
+
+
+def _draw_dirt(seed: int, number: int, shape: tuple[int, int], pixel: float, mean: float) -> list[dict[str, Any]]:
+    """Outlines r(t) = r0 (1 + sum_k a_k cos(k t + p_k)) of ice blobs, pixels, and how dark they are."""
+    rng = stream(seed, DIRT, number)
+    return [
+        {
+            "centre": rng.uniform(0, 1, 2) * np.array(shape[::-1]),
+            "radius": rng.uniform(100, 350) / pixel,
+            "waves": rng.normal(0, 0.12, 5) / np.arange(1, 6),
+            "phases": rng.uniform(0, 2 * np.pi, 5),
+            "darkness": rng.uniform(0.15, 0.45),
+        }
+        for _ in range(rng.poisson(mean))
+    ]
+
+
+def _blob_distance(blob: dict[str, Any], x: Any, y: Any) -> Any:
+    """About the distance in pixels outside the outline of a blob, negative within."""
+    dx, dy = x - blob["centre"][0], y - blob["centre"][1]
+    angle = np.arctan2(dy, dx)
+    orders = range(1, 6)
+    rim = 1 + sum(a * np.cos(k * angle + p) for k, a, p in zip(orders, blob["waves"], blob["phases"]))
+    return np.hypot(dx, dy) - blob["radius"] * rim
+
+
+def _dirt_image(blobs: list[dict[str, Any]], shape: tuple[int, int], pixel: float, rng: np.random.Generator) -> Array:
+    """Share of the electrons that contaminants take, (ny, nx) float32."""
+    total = np.zeros(shape, dtype=np.float32)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    for blob in blobs:
+        inside = raised_cosine(_blob_distance(blob, x, y), 0.0, max(2.0, 15 / pixel))
+        grains = [max(4, int(side * pixel / 60) + 1) for side in shape]  # 60 A each
+        texture = ndimage.zoom(rng.normal(1, 0.1, grains), [side / g for side, g in zip(shape, grains)], order=1)
+        total += (blob["darkness"] * inside * texture[: shape[0], : shape[1]]).astype(np.float32)
+    return np.minimum(total, 0.8)
+
+
+def _draw_places(
+    seed: int, number: int, shape: tuple[int, int], diameter: float, count: int, blobs: list[dict[str, Any]]
+) -> tuple[Array, Array]:
+    """Coordinates (m, 2) as (x, y) and rotations (m, 3, 3) of one micrograph: random, apart, and off the dirt."""
+    rng = stream(seed, POSITIONS, number)
+    margin = 0.75 * diameter
+    low, high = np.full(2, margin), np.array(shape[::-1]) - 1 - margin
+    placed = np.empty((0, 2))
+    for _ in range(400 * count):
+        if len(placed) == count:
+            break
+        trial = rng.uniform(low, high)
+        if len(placed) and ((placed - trial) ** 2).sum(axis=1).min() < (1.02 * diameter) ** 2:
+            continue
+        if any(_blob_distance(blob, *trial) < 0.6 * diameter for blob in blobs):
+            continue
+        placed = np.concatenate([placed, trial[None]])
+    return placed, random_rotations(len(placed), rng)
+
+
+def _superposed(projector: Projector, coordinates: Array, rotations: Array, shape: tuple[int, int]) -> Array:
+    """Sum of projections at their places, (ny, nx) float32, no CTF."""
+    n = projector.box
+    total = np.zeros((shape[0] + 2 * n, shape[1] + 2 * n), dtype=np.float32)
+    for (x, y), rotation in zip(coordinates, rotations):
+        column, row = int(np.rint(x)), int(np.rint(y))
+        moved = shift_phases(n, np.array([x - column, y - row]))
+        spectrum = slice_spectra(projector, rotation[None])[0] * moved
+        patch = np.fft.fftshift(scipy.fft.irfft2(spectrum, s=(n, n), norm="ortho"))
+        first, left = row - n // 2 + n, column - n // 2 + n
+        total[first : first + n, left : left + n] += patch
+    return total[n:-n, n:-n]
+
+
+def _frequencies(shape: tuple[int, int], pixel: float) -> tuple[Array, Array]:
+    return np.fft.rfftfreq(shape[1], pixel)[None], np.fft.fftfreq(shape[0], pixel)[:, None]
+
+
+def _transfer(shape: tuple[int, int], m: Microscope, u: float, v: float, angle: float) -> Array:
+    sx, sy = _frequencies(shape, m.pixel_size)
+    return np.asarray(
+        ctf(sx, sy, u, v, angle, voltage=m.voltage, cs=m.cs, amplitude_contrast=m.amplitude_contrast,
+            b_factor=m.b_factor), dtype=np.float32,
+    )  # fmt: skip
+
+
+def _noise(shape: tuple[int, int], pixel: float, transfer: Array, kind: NoiseKind, rng: np.random.Generator) -> Array:
+    """Spectrum (plain rfft2) of noise of unit variance; see ``simulate_micrographs``."""
+    sx, sy = _frequencies(shape, pixel)
+    s = np.sqrt(sx * sx + sy * sy)
+    solvent = solvent_power(s) * np.sinc(s * pixel) ** 2 if kind == "coloured" else np.ones_like(s)
+    weight = np.full(shape[1] // 2 + 1, 2.0)
+    weight[0] = 1.0
+    if shape[1] % 2 == 0:
+        weight[-1] = 1.0
+
+    def share(power: Array) -> Array:
+        return np.asarray(power * (shape[0] * shape[1] / (power * weight).sum()))
+
+    power = COHERENT * share(solvent * transfer**2) + INCOHERENT * share(solvent) + SHOT
+    white = rng.standard_normal(shape, dtype=np.float32)
+    return np.asarray(scipy.fft.rfft2(white) * np.sqrt(power).astype(np.float32))
+
+
+def _illumination(shape: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Relative brightness of beam and ice, a random quadratic surface of about 2 %, zero on average."""
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in shape)
+    a = rng.normal(0, 0.02, 5)
+    surface = (a[0] * x + a[1] * (x * x - 1 / 3)) + (a[2] * y + a[3] * (y * y - 1 / 3))[:, None] + a[4] * np.outer(y, x)
+    return np.asarray(surface, dtype=np.float32)
+
+
+def _calibrate(
+    projector: Projector, m: Microscope, snr: float, defocus: tuple[float, float], astigmatism: float, seed: int
+) -> float:
+    """The factor that gives clean particles, each alone in its box, the variance ``snr``."""
+    if np.isinf(snr):
+        return 1.0
+    rng = stream(seed, CALIBRATION)
+    n, half = projector.box, 0.25 * astigmatism
+    variance = 0.0
+    for rotation, d in zip(random_rotations(CALIBRATION_SET, rng), rng.uniform(*defocus, CALIBRATION_SET)):
+        spectrum = slice_spectra(projector, rotation[None])[0] * _transfer((n, n), m, d + half, d - half, 0.0)
+        variance += float(scipy.fft.irfft2(spectrum, s=(n, n), norm="ortho").var(dtype=np.float64)) / CALIBRATION_SET
+    if not variance > 0:
+        raise ParameterError("simulate", expected="a source with density in the box", found="an empty map")
+    return float(np.sqrt(snr / variance))
+
+
+def _truth(places: list[tuple[Array, Array]], u: Array, v: Array, angle: Array, m: Microscope) -> xr.Dataset:
+    counts = [len(coordinates) for coordinates, _ in places]
+    micrograph = np.repeat(np.arange(len(places)), counts)
+    rows, total = "particle", int(sum(counts))
+    optics = optics_variables(m.voltage, m.cs, m.amplitude_contrast, m.pixel_size)
+    return xr.Dataset(
+        {
+            "particle_id": (rows, np.arange(total, dtype=np.int64)),
+            "coordinate": ((rows, "xy"), np.concatenate([c for c, _ in places]).reshape(-1, 2)),
+            "rotation": ((rows, "row", "col"), np.concatenate([r for _, r in places]).reshape(-1, 3, 3)),
+            "shift": ((rows, "xy"), np.zeros((total, 2))),
+            "defocus_u": (rows, u[micrograph]),
+            "defocus_v": (rows, v[micrograph]),
+            "defocus_angle": (rows, angle[micrograph]),
+            "optics_group": (rows, np.zeros(total, dtype=np.int32)),
+            "x_micrograph": (rows, micrograph),
+            **optics,
+            "micrograph_pixel_size": optics["pixel_size"],
+        }
+    )
