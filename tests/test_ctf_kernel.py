@@ -55,7 +55,8 @@ def test_projection_of_a_point_by_relion_is_this_ctf(tmp_path: Path) -> None:
         "_rlnAmplitudeContrast #5\n_rlnImagePixelSize #6\n_rlnImageSize #7\n_rlnImageDimensionality #8\n"
         f"1 og1 200 2.2 0.12 {PIXEL} {BOX} 2\n\ndata_particles\n\nloop_\n_rlnImageName #1\n_rlnOpticsGroup #2\n"
         "_rlnAngleRot #3\n_rlnAngleTilt #4\n_rlnAnglePsi #5\n_rlnOriginXAngst #6\n_rlnOriginYAngst #7\n"
-        "_rlnDefocusU #8\n_rlnDefocusV #9\n_rlnDefocusAngle #10\n_rlnPhaseShift #11\n_rlnCtfBfactor #12\n_rlnCtfScalefactor #13\n"
+        "_rlnDefocusU #8\n_rlnDefocusV #9\n_rlnDefocusAngle #10\n_rlnPhaseShift #11\n_rlnCtfBfactor #12\n"
+        "_rlnCtfScalefactor #13\n"
         "000001@x.mrcs 1 0 0 0 0 0 21000 18500 37 60 40 1\n"
     )
     command = ["relion_project", "--i", "point.mrc", "--ang", "p.star", "--o", "out", "--ctf", "--angpix", str(PIXEL)]

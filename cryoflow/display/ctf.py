@@ -109,6 +109,7 @@ def _draw_profile(ax: Axes, row: xr.Dataset, highest: float, fitted: bool) -> No
 
 def plot_ctf(micrographs: xr.Dataset, index: int = 0, *, highest: float = HIGHEST) -> Any:
     """A matplotlib figure of the fit of micrograph ``index`` of ``estimate_ctf``'s result; see ``draw_ctf``."""
+    require(micrographs, "plot_ctf", NEEDS)
     row = micrographs.drop_vars("micrograph", errors="ignore").isel(micrograph=index)
     with style():
         figure = new_figure(7.2, 3.3)
