@@ -56,7 +56,7 @@ def rows_of(result: ChunkResult) -> dict[str, np.ndarray]:
     return result.rows
 
 
-def sums_of(result: ChunkResult) -> Any:
+def sums_of(result: ChunkResult, _rows: object = None) -> Any:
     return result.sums
 
 
@@ -76,10 +76,10 @@ def run_chunk(
         doing = "computing"
         on_gpu = device.device_of_task(plan.device)
         with device.device_section(on_gpu):
-            rows, sums = _run_batches(kernel, plan, chunk, columns, shared, on_gpu)
+            rows, sums, own = _run_batches(kernel, plan, chunk, columns, shared, on_gpu)
             sums = map_leaves(to_host, sums)
-        if before is not None:  # never in place: Dask may still need the lane as it was
-            sums = add(before.sums, sums)
+        if before is not None:  # into our own sums, never into the lane's: Dask may still need it as it was
+            sums = add(sums, before.sums, own=own)
     except (MemoryError, OSError) as error:
         raise _resource(error, where, doing) from error
     except CryoflowError as error:
@@ -120,7 +120,8 @@ def _check_columns(columns: Mapping[str, Any], chunk: Chunk, binding: Binding) -
 def _run_batches(
     kernel: Callable[..., Any], plan: Plan, chunk: Chunk, columns: Mapping[str, Any], shared: Mapping[str, Any],
     on_gpu: bool,
-) -> tuple[dict[str, np.ndarray], Any]:  # fmt: skip
+) -> tuple[dict[str, np.ndarray], Any, bool]:  # fmt: skip
+    """Rows, sums, and whether the sums are arrays of our own making (else they may be the kernel's shared data)."""
     rows, total = chunk.stop - chunk.start, None
     batch = plan.batch or rows
     pieces: dict[str, list[np.ndarray]] = {o.name: [] for o in plan.outputs}
@@ -137,7 +138,7 @@ def _run_batches(
             continue
         total = sums if total is None else add(total, sums, own=count > 1)  # the first may be the kernel's own
     done = {name: p[0] if len(p) == 1 else np.concatenate(p) for name, p in pieces.items()}
-    return done, {} if total is None else total
+    return done, {} if total is None else total, rows > batch
 
 
 def _unpack(returned: Any) -> tuple[Mapping[str, Any], Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +22,6 @@ from cryoflow.errors import ComputeError, CryoflowError, ResourceError
 __all__ = ["compute"]
 
 BROADCAST_BYTES = 1 << 20  # shared data from this size on travel to the workers once, outside the graph
-ATTEMPTS = 4  # times that data lost with a dead worker are sent again
 
 
 @dataclass(slots=True)
@@ -170,45 +172,64 @@ def _on_client(client: Any, graph: dict[Any, Any], keys: list[list[Any]], bar: P
 
     from distributed.scheduler import KilledWorker
 
-    for attempt in range(ATTEMPTS):
-        try:
-            with _listening(client, bar):
-                return _once(client, graph, keys)
-        except KilledWorker as error:
-            raise _killed(error, graph) from error
-        except CancelledError as error:  # shared data whose only holder died: send them again from here
-            if attempt == ATTEMPTS - 1 or client.status != "running":
-                raise ComputeError(
-                    "compute on the cluster", expected="a scheduler and workers that stay",
-                    found=f"{type(error).__name__}: {error}", remedy="Look at the logs of scheduler and workers.",
-                ) from error  # fmt: skip
-    raise AssertionError("unreachable")
+    graph, held = _broadcast(client, graph)
+    try:
+        with _listening(client, bar):
+            futures = client.get(_placed(client, graph), keys, sync=False)
+            try:
+                return [list(part) for part in client.gather(futures)]
+            except BaseException:
+                client.cancel([f for part in futures for f in part])
+                raise
+    except KilledWorker as error:
+        raise _killed(error, graph) from error
+    except CancelledError as error:
+        raise ComputeError(
+            "compute on the cluster", expected="a scheduler that stays", found=f"{type(error).__name__}: {error}",
+            remedy="Look at the logs of the scheduler; start again.",
+        ) from error  # fmt: skip
+    finally:
+        for future in held:
+            future.release()
 
 
-def _once(client: Any, graph: dict[Any, Any], keys: list[list[Any]]) -> list[list[Any]]:
+def _broadcast(client: Any, graph: dict[Any, Any]) -> tuple[dict[Any, Any], list[Any]]:
+    """Send each large piece of shared data to the workers once, outside the graph.
+
+    It goes as a task's constant and not by ``scatter``: the scheduler can then make it anew when its last holder dies.
+    """
     from dask._task_spec import DataNode
 
-    big: dict[int, Any] = {}
-    where: dict[Any, Any] = {}
+    held: dict[int, Any] = {}
+    new_keys: dict[Any, Any] = {}
     for key, node in graph.items():
         shared = isinstance(key, tuple) and str(key[0]).startswith("shared-") and isinstance(node, DataNode)
         if shared and nbytes(node.value) >= BROADCAST_BYTES:
-            if id(node.value) not in big:
-                big[id(node.value)] = client.scatter([node.value], broadcast=True, hash=False)[0]
-            where[key] = big[id(node.value)]
-    subs = {key: future.key for key, future in where.items()}
-    rest = {k: _renamed(node, subs) for k, node in graph.items() if k not in where}
-    rest.update({f.key: f for f in big.values()})
-    futures = client.get(_placed(client, rest), keys, sync=False)
-    try:
-        return [list(part) for part in client.gather(futures)]
-    except BaseException:
-        client.cancel([f for part in futures for f in part])
-        raise
+            if id(node.value) not in held:
+                held[id(node.value)] = _submit(client, node.value)
+            new_keys[key] = held[id(node.value)].key
+    if not held:
+        return graph, []
+    rest = {k: _renamed(node, new_keys) for k, node in graph.items() if k not in new_keys}
+    futures = list(held.values())
+    if len(client.scheduler_info(n_workers=-1)["workers"]) > 1:
+        with contextlib.suppress(OSError, KeyError, RuntimeError):  # workers that lack it fetch it when they need it
+            client.replicate(futures)
+    return {**rest, **{f.key: f for f in futures}}, futures
+
+
+def _submit(client: Any, value: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
+        return client.submit(_constant, value, key=f"shared-{uuid.uuid4().hex}", pure=False)
+
+
+def _constant(value: Any) -> Any:
+    return value
 
 
 def _renamed(node: Any, subs: Mapping[Any, Any]) -> Any:
-    if not subs or not hasattr(node, "dependencies") or not (node.dependencies & subs.keys()):
+    if not hasattr(node, "dependencies") or not (node.dependencies & subs.keys()):
         return node
     return node.substitute(subs)
 

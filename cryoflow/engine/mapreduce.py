@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from cryoflow.engine.binding import PER_OPTICS, ROWS, Binding, bind
-from cryoflow.engine.chunk import Chunk, Plan, rows_of, run_chunk, sums_of
+from cryoflow.engine.chunk import Chunk, ChunkResult, Plan, rows_of, run_chunk, sums_of
 from cryoflow.engine.graph import materialise, outside_keys, split
 from cryoflow.engine.outputs import Outputs, describe_outputs
 from cryoflow.engine.sums import add, lanes_of, tree
@@ -212,15 +212,17 @@ def _chain(
     groups = lanes_of(len(chunks), lanes) if lanes else [range(i, i + 1) for i in range(len(chunks))]
     ends = []
     for lane in groups:
-        before: Any = None
+        before: tuple[Any, ...] = ()
         for i in lane:
             chunk = chunks[i]
             outside = {k: TaskRef(k) for k in outside_keys(chunk.load)}
             tasks[name, i] = Task(
-                (name, i), _run, TaskRef(work), chunk, tuple(outside), _tuple(outside.values()), model, before
+                (name, i), _run, TaskRef(work), chunk, tuple(outside), _tuple(outside.values()), model, _tuple(before)
             )
-            tasks[f"rows-{name}", i] = Task((f"rows-{name}", i), rows_of, TaskRef((name, i)))
-            before = TaskRef((name, i))
+            rows = (f"rows-{name}", i)
+            tasks[rows] = Task(rows, rows_of, TaskRef((name, i)))
+            # The next chunk waits for these rows: Dask would leave them to the end, and with them every chunk's sums.
+            before = (TaskRef((name, i)), TaskRef(rows))
         ends.append(before)
     last = f"sums-{name}"
     if lanes is None:
@@ -229,7 +231,7 @@ def _chain(
 
     def leaf(i: int, end: Any) -> Any:
         key = (f"lane-{name}", i)
-        root[key] = Task(key, sums_of, end)
+        root[key] = Task(key, sums_of, *end)
         return TaskRef(key)
 
     def join(level: int, i: int, left: Any, right: Any) -> Any:
@@ -261,9 +263,10 @@ def _tuple(references: Any) -> Any:
     return Tuple(*references)
 
 
-def _run(work: Any, chunk: Chunk, keys: tuple[Any, ...], values: tuple[Any, ...], shared: Any, before: Any) -> Any:
+def _run(work: Any, chunk: Chunk, keys: tuple[Any, ...], values: tuple[Any, ...], shared: Any,
+         before: tuple[Any, ...]) -> ChunkResult:  # fmt: skip
     kernel, plan = work
-    return run_chunk(kernel, plan, chunk, dict(zip(keys, values)), shared, before)
+    return run_chunk(kernel, plan, chunk, dict(zip(keys, values)), shared, before[0] if before else None)
 
 
 def _pick(rows: Mapping[str, np.ndarray], output: str) -> np.ndarray:
