@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +18,24 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set CRYOFLOW_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def relion_programs() -> Path:
+    """Folder of RELION's programs; the test is skipped where they are not installed."""
+    program = shutil.which("relion_star_printtable")
+    if program is None:
+        pytest.skip("RELION's programs are not installed (Debian: apt install relion)")
+    return Path(program).parent
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 1 MB: the operating system itself refuses, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, before)

@@ -1,5 +1,7 @@
 """The borders: STAR, MRC, TIFF, atomic models and the Zarr store, with all conversions of convention."""
 
+from cryoflow.io.completion import is_complete, provenance
+from cryoflow.io.grow import append
 from cryoflow.io.micrographs import open_micrographs, read_coordinates, write_coordinates, write_micrographs
 from cryoflow.io.model import model_centre, model_to_map
 from cryoflow.io.mrc import read_header, read_map, write_map, write_stack
@@ -7,7 +9,7 @@ from cryoflow.io.particles import read_particles, write_particles
 from cryoflow.io.query import select
 from cryoflow.io.record import digest
 from cryoflow.io.star import read_star, write_star
-from cryoflow.io.store import append, is_complete, open_store, provenance, save
+from cryoflow.io.store import open_store, save
 
 __all__ = [
     "append",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,24 +131,26 @@ def _read(path: Path, assembly: str | None, where: str) -> gemmi.Structure:
 def model_centre(path: str | Path, model: gemmi.Model | None = None) -> tuple[float, float, float]:
     """Centre (x, y, z; angstrom) of a model: the mean of its backbone (CA and P) atoms.
 
-    Only residues that all chains of the same sequence share are counted, so that a residue missing in one of many
+    Only residues that all copies of a chain share are counted, so that a residue missing in one of many
     equal chains does not move the centre off the axes of symmetry. A model without backbone: its centre of mass.
     """
     if model is None:
         model = _read(Path(path), None, "model_centre")[0]
-    kinds: dict[tuple[str, ...], list[dict[tuple[str, str], NDArray[np.float64]]]] = defaultdict(list)
+    kinds: list[list[dict[tuple[str, str, str], NDArray[np.float64]]]] = []
     for chain in model:
-        atoms = {
-            (str(residue.seqid), atom.name): np.array(atom.pos.tolist())
+        atoms: dict[tuple[str, str, str], NDArray[np.float64]] = {
+            (str(residue.seqid), residue.name, atom.name): np.array(atom.pos.tolist())
             for residue in chain for atom in residue if atom.name in ("CA", "P") and atom.element.name in ("C", "P")
         }  # fmt: skip
-        if atoms:
-            entity = next((r.entity_id for r in chain if r.entity_id), chain.name)
-            kinds[(entity,)].append(atoms)
-    shared = [
-        [chain[key] for chain in chains for key in set.intersection(*map(set, chains))] for chains in kinds.values()
+        # the same numbers and names of residues for the most part: copies of one chain
+        kind = next((k for k in kinds if len(k[0].keys() & atoms) > 0.5 * min(len(k[0]), len(atoms))), None)
+        if kind is not None:
+            kind.append(atoms)
+        elif atoms:
+            kinds.append([atoms])
+    points = [
+        chain[key] for chains in kinds for key in sorted(set.intersection(*map(set, chains))) for chain in chains
     ]
-    points = [point for group in shared for point in group]
     if not points:
         return tuple(float(v) for v in model.calculate_center_of_mass().tolist())  # type: ignore[return-value]
     return tuple(float(v) for v in np.mean(points, axis=0))  # type: ignore[return-value]

@@ -258,10 +258,11 @@ def write_stack(path: str | Path, image: xr.DataArray, *, pixel_size: float, dty
             block = np.asarray(image.isel({row: slice(first, first + count)}).values, np.float32)
             if mode == 12 and np.abs(block[np.isfinite(block)]).max(initial=0) > np.finfo(np.float16).max:
                 raise ParameterError(where, expected="values within float16", found="larger", remedy="Use float32.")
-            low, high = min(low, float(block.min())), max(high, float(block.max()))
-            total += float(block.sum(dtype=np.float64))
-            squares += float(np.square(block, dtype=np.float64).sum())
-            file.write(np.ascontiguousarray(block, dtype="<f4" if mode == 2 else "<f2").data)
+            stored = np.ascontiguousarray(block, dtype="<f4" if mode == 2 else "<f2")
+            low, high = min(low, float(stored.min())), max(high, float(stored.max()))
+            total += float(stored.sum(dtype=np.float64))
+            squares += float(np.square(stored, dtype=np.float64).sum())
+            file.write(stored.data)
             first += count
         mean = total / image.size
         statistics = (low, high, mean, float(np.sqrt(max(0.0, squares / image.size - mean**2))))

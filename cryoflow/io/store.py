@@ -8,7 +8,6 @@ append that was killed, do not exist for readers; the next append overwrites the
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -19,18 +18,16 @@ import numpy as np
 import xarray as xr
 
 from cryoflow.errors import ParameterError, StoreError
-from cryoflow.io.chunks import RawChunks, chunk_file
-from cryoflow.io.files import atomic, disk_errors
+from cryoflow.io.chunks import RawChunks
+from cryoflow.io.completion import KEY, check_chunks, manifest, provenance, roll_back, write_record
+from cryoflow.io.files import disk_errors
 from cryoflow.io.lazy import CHUNK_BYTES, chunk_rows, lazy
 from cryoflow.io.record import plain, record
-from cryoflow.schema import SCHEMA_VERSION, validate
+from cryoflow.schema import validate
 
-__all__ = ["append", "is_complete", "open_store", "provenance", "save"]
+__all__ = ["cast", "open_store", "save"]
 
-_ROWS = ("particle", "micrograph", "movie")
-_KEY = "cryoflow"
-_DAMAGED = "The store is damaged: make it again, or restore this file."
-_BULK = 4096  # bytes: rows at least this large are images, kept lazy in chunks and, if real, uncompressed
+_BULK = 256  # rows of at least as many pixels are images: lazy in chunks and, if real, uncompressed
 
 
 def save(
@@ -88,9 +85,9 @@ def save(
                 write_empty_chunks=True,
             )  # fmt: skip
             (compute or _run)(delayed)
-            entry |= _manifest(ds, partial)
-            _check_chunks(partial, entry)
-            _write_record(partial, entry)
+            entry |= manifest(ds, partial)
+            check_chunks(partial, entry)
+            write_record(partial, entry)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -101,12 +98,12 @@ def _run(delayed: Any) -> None:
     delayed.compute()
 
 
-def _row_dim(ds: xr.Dataset) -> str | None:
-    return next((dim for dim in _ROWS if dim in ds.dims), None)
-
-
 def _row_bytes(array: xr.Variable, itemsize: int) -> int:
     return int(np.prod(array.shape[1:], dtype=np.int64)) * itemsize
+
+
+def _is_bulk(array: xr.Variable) -> bool:
+    return array.ndim > 2 and math.prod(array.shape[1:]) >= _BULK
 
 
 def _prepare(ds: xr.Dataset, chunk_bytes: float, image_dtype: str, where: str) -> tuple[xr.Dataset, dict[str, Any]]:
@@ -127,7 +124,7 @@ def _prepare(ds: xr.Dataset, chunk_bytes: float, image_dtype: str, where: str) -
         if text and variable.dtype.kind != "T":
             variable = xr.Variable(variable.dims, np.asarray(variable.values, np.dtypes.StringDType()), variable.attrs)
         row = _row_bytes(variable, 64 if text else variable.dtype.itemsize)
-        bulk = variable.ndim > 1 and row >= _BULK
+        bulk = _is_bulk(variable)
         size = min(max(1, variable.shape[0]), chunk_rows(row, chunk_bytes)) if variable.ndim else 1
         if variable.chunks is not None or (bulk and not variable._in_memory):
             variable = variable.chunk({variable.dims[0]: size, **dict.fromkeys(variable.dims[1:], -1)})
@@ -149,61 +146,19 @@ def _as_image(variable: xr.Variable, dtype: np.dtype[Any], where: str) -> xr.Var
     if variable.dtype == dtype:
         return variable
     out: xr.Variable = xr.apply_ufunc(
-        _cast, variable, kwargs={"dtype": dtype, "where": where}, dask="parallelized", output_dtypes=[dtype],
+        cast, variable, kwargs={"dtype": dtype, "where": where}, dask="parallelized", output_dtypes=[dtype],
         keep_attrs=True,
     )  # fmt: skip
     return out
 
 
-def _cast(block: Any, dtype: np.dtype[Any], where: str) -> Any:
+def cast(block: Any, dtype: np.dtype[Any], where: str) -> Any:
     with np.errstate(over="ignore"):
         out = block.astype(dtype)
     if dtype == np.float16 and np.any(np.isinf(out) & np.isfinite(block)):
         raise StoreError(where, expected="images within float16 (65504)", found=f"{np.nanmax(np.abs(block)):g}",
                          remedy="Normalise the images, or keep image_dtype='float32'.")  # fmt: skip
     return out
-
-
-def _manifest(ds: xr.Dataset, store: Path) -> dict[str, Any]:
-    """What must be there for the store to be whole: rows, and chunks of every array (and their bytes, if plain)."""
-    dim = _row_dim(ds)
-    arrays: dict[str, Any] = {}
-    for name, variable in ds.variables.items():
-        meta = json.loads((store / str(name) / "zarr.json").read_text())
-        grid = meta["chunk_grid"]["configuration"]["chunk_shape"]
-        raw = [codec["name"] for codec in meta["codecs"]] == ["bytes"]
-        itemsize = variable.dtype.itemsize
-        arrays[str(name)] = {
-            "rows": bool(variable.ndim and variable.dims[0] == dim),
-            "shape": list(variable.shape), "chunks": list(grid),
-            "chunk_bytes": math.prod(grid) * itemsize if raw and variable.dtype.kind in "fiu" else None,
-            "dtype": variable.dtype.str if variable.dtype.kind in "fiu" else None,
-        }  # fmt: skip
-    return {"dim": dim, "arrays": arrays}
-
-
-def _check_chunks(store: Path, entry: Mapping[str, Any]) -> None:
-    for name, array in entry["arrays"].items():
-        counts = [-(-n // c) for n, c in zip(array["shape"], array["chunks"], strict=True)]
-        if any(c > 1 for c in counts[1:]):
-            raise StoreError(f"{store}/{name}", expected="chunks along the rows alone", found=f"{counts}")
-        for index in range(counts[0] if counts else 1):
-            file = chunk_file(store / name, index, len(counts)) if counts else store / name / "c"
-            try:
-                size = file.stat().st_size
-            except OSError:
-                raise StoreError(str(file), expected="a chunk", found="no such file", remedy=_DAMAGED) from None
-            plain_bytes = array["chunk_bytes"]
-            if plain_bytes is not None and size != plain_bytes:
-                raise StoreError(str(file), expected=f"{plain_bytes} bytes", found=f"{size}", remedy=_DAMAGED)
-
-
-def _write_record(store: Path, entry: Mapping[str, Any]) -> None:
-    root = store / "zarr.json"
-    meta = json.loads(root.read_text())
-    meta.setdefault("attributes", {})[_KEY] = entry
-    with atomic(root) as partial:
-        partial.write_text(json.dumps(meta, indent=1))
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
@@ -218,39 +173,6 @@ def _put_in_place(partial: Path, path: Path) -> None:
         partial.rename(path)
 
 
-def provenance(path: str | Path) -> dict[str, Any]:
-    """The completion record of a store: function, parameters, versions, digests of inputs, arrays.
-
-    Raises
-    ------
-    StoreError : no store, not complete, or of a newer schema.
-    """
-    path = Path(path)
-    root = path / "zarr.json"
-    if not root.is_file():
-        unfinished = path.with_name(f"{path.name}.partial").exists()
-        raise StoreError(str(path), expected="a store", found="one that was never finished" if unfinished else "none",
-                         remedy="Run the stage that makes it.")  # fmt: skip
-    try:
-        entry = json.loads(root.read_text())["attributes"][_KEY]
-    except (KeyError, ValueError):
-        raise StoreError(str(path), expected="a completion record", found="none: it was not written to its end, "
-                         "or not by cryoflow", remedy="Run the stage that makes it again.") from None  # fmt: skip
-    if entry["schema"] > SCHEMA_VERSION:
-        raise StoreError(str(path), expected=f"schema {SCHEMA_VERSION} or older", found=f"schema {entry['schema']}",
-                         remedy=f"Open it with cryoflow {entry['cryoflow']} or later.")  # fmt: skip
-    return dict(entry)
-
-
-def is_complete(path: str | Path) -> bool:
-    """Whether ``open_store`` would take this store (record and all chunks present)."""
-    try:
-        _check_chunks(Path(path), provenance(path))
-    except StoreError:
-        return False
-    return True
-
-
 def open_store(path: str | Path) -> xr.Dataset:
     """Open a store lazily: images in the store's own chunks, the rest read when used.
 
@@ -260,16 +182,14 @@ def open_store(path: str | Path) -> xr.Dataset:
     """
     path = Path(path)
     entry = provenance(path)
-    _check_chunks(path, entry)
-    _roll_back(path, entry)
+    check_chunks(path, entry)
+    roll_back(path, entry)
     ds: xr.Dataset = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None)[list(entry["arrays"])]
-    ds.attrs.pop(_KEY, None)
+    ds.attrs.pop(KEY, None)
     dim = entry["dim"]
     for name, array in entry["arrays"].items():
-        if not array["rows"] or len(array["shape"]) < 2:
-            continue
         variable = ds[name].variable
-        if _row_bytes(variable, variable.dtype.itemsize) < _BULK:
+        if not array["rows"] or not _is_bulk(variable):
             continue
         if array["chunk_bytes"] is None or array["dtype"] is None or array["dtype"][0] == ">":
             ds[name] = variable.chunk({dim: array["chunks"][0]})
@@ -282,76 +202,3 @@ def open_store(path: str | Path) -> xr.Dataset:
         dims = tuple(str(d) for d in variable.dims)
         ds[name] = lazy(dims, raw, array["chunks"][0], variable.attrs)
     return ds
-
-
-def _roll_back(path: Path, entry: Mapping[str, Any]) -> None:
-    """Give arrays that a killed append left longer the shape that the record says."""
-    for name, array in entry["arrays"].items():
-        file = path / name / "zarr.json"
-        meta = json.loads(file.read_text())
-        if meta["shape"] != array["shape"]:
-            with atomic(file) as partial:
-                partial.write_text(json.dumps(meta | {"shape": array["shape"]}))
-
-
-def append(ds: xr.Dataset, path: str | Path) -> None:
-    """Add the rows of ``ds`` to a complete store; the record is renewed last.
-
-    A kill at any moment leaves the store as it was before. Images are read chunk by chunk. Quantities without rows
-    (optics groups, say) must equal those of the store.
-
-    Raises
-    ------
-    StoreError : the variables, their shapes or the quantities without rows differ.
-    ResourceError : the disk is full; the store is as it was.
-    """
-    import zarr
-
-    path = Path(path)
-    where = f"append to {path}"
-    entry = provenance(path)
-    validate(ds, where)
-    dim = entry["dim"]
-    _check_alike(ds, path, entry, where)
-    before = next(a["shape"][0] for a in entry["arrays"].values() if a["rows"])
-    after = before + ds.sizes[dim]
-    with disk_errors(path):
-        group = zarr.open_group(str(path), mode="r+", zarr_format=3)
-        for name, array in entry["arrays"].items():
-            if not array["rows"]:
-                continue
-            target = group[name]
-            target = target.with_config({"write_empty_chunks": True}) if hasattr(target, "with_config") else target
-            target.resize((after, *target.shape[1:]))
-            first = before
-            while first < after:  # whole chunks of the store, so that none is written twice
-                stop = min(after, (first // array["chunks"][0] + 1) * array["chunks"][0])
-                block = ds[name].isel({dim: slice(first - before, stop - before)}).values
-                if name == "image":
-                    block = _cast(block, target.dtype, where)
-                target[first:stop] = block if block.dtype.kind == "T" else block.astype(target.dtype)
-                first = stop
-            array["shape"][0] = after
-        _check_chunks(path, entry)
-        entry["appended"] = [*entry.get("appended", []), ds.sizes[dim]]
-        _write_record(path, entry)
-
-
-def _check_alike(ds: xr.Dataset, path: Path, entry: Mapping[str, Any], where: str) -> None:
-    there = open_store(path)
-    if entry["dim"] is None or entry["dim"] not in ds.dims:
-        raise StoreError(where, expected=f"rows along {entry['dim']!r}", found=f"dims {tuple(ds.dims)}")
-    if set(ds.variables) != set(there.variables):
-        differ = sorted(map(str, set(ds.variables) ^ set(there.variables)))
-        raise StoreError(where, expected="the variables of the store", found=f"a difference in {', '.join(differ)}",
-                         remedy="Add or drop them first.")  # fmt: skip
-    for name, array in there.variables.items():
-        new = ds.variables[name]
-        if entry["arrays"][str(name)]["rows"]:
-            same = new.dims == array.dims and new.shape[1:] == array.shape[1:]
-        else:
-            same = new.dims == array.dims and new.shape == array.shape and bool(np.all(new.values == array.values))
-        if not same:
-            raise StoreError(where, expected=f"{name!r} as in the store, {array.dims} {array.shape}",
-                             found=f"{new.dims} {new.shape} or other values",
-                             remedy="Bring both to one box and to the same optics groups.")  # fmt: skip

@@ -1,0 +1,186 @@
+"""STAR files: against the starfile package, RELION's own programs, and damaged files."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import starfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cryoflow.errors import FormatError, ResourceError
+from cryoflow.io.star import read_star, write_star
+
+WHOLE = "data_optics\n\nloop_\n_rlnVoltage #1\n_rlnOpticsGroup #2\n300.0 1\n200.0 2\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "a.star"
+    path.write_text(text)
+    return path
+
+
+def real_files(data: Path) -> list[Path]:
+    return sorted(p for p in data.rglob("*.star") if p.stat().st_size < 3e6)
+
+
+def test_all_real_files_agree_with_starfile(data: Path) -> None:
+    files = real_files(data)
+    assert len(files) >= 15
+    for path in files:
+        ours = read_star(path)
+        theirs = starfile.read(path, always_dict=True)
+        assert list(ours) == list(theirs), path
+        for name, block in theirs.items():
+            if isinstance(block, dict):
+                assert ours[name].attrs["list"]
+                for label, value in block.items():
+                    assert _same(ours[name][label].iloc[0], value), (path, label)
+                continue
+            assert list(ours[name].columns) == list(block.columns), path
+            for label in block:
+                a, b = ours[name][label], block[label]
+                if b.dtype.kind in "fi" and a.dtype.kind in "fi":
+                    np.testing.assert_allclose(a, b, rtol=1e-14)
+                else:
+                    assert all(_same(x, y) for x, y in zip(a, b, strict=True)), (path, label)
+
+
+def _same(a: object, b: object) -> bool:
+    try:
+        return float(a) == float(b) or (a != a and b != b)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return str(a) == str(b)
+
+
+def test_all_real_files_round_trip(data: Path, tmp_path: Path) -> None:
+    for path in real_files(data):
+        first = read_star(path)
+        write_star(tmp_path / "b.star", first)
+        again = read_star(tmp_path / "b.star")
+        assert list(first) == list(again)
+        for name in first:
+            for label, column in first[name].items():
+                other = again[name][label]
+                if column.dtype.kind == "f" and not first[name].attrs.get("list"):
+                    np.testing.assert_allclose(other, column, rtol=1e-6, atol=5.1e-7)
+                elif column.dtype.kind == "f":
+                    np.testing.assert_allclose(other, column, rtol=1e-5)
+                else:
+                    assert (other == column).all(), (path, label)
+
+
+def test_starfile_reads_what_we_write(tmp_path: Path) -> None:
+    table = pd.DataFrame({"rlnDefocusU": [1.5, -2e-7, np.inf, 1e12], "rlnImageName": ["1@a.mrcs", "", "b c", "it's"]})
+    write_star(tmp_path / "a.star", {"particles": table, "general": {"rlnN": 3, "rlnX": 0.25}})
+    theirs = starfile.read(tmp_path / "a.star")
+    np.testing.assert_allclose(theirs["particles"].rlnDefocusU, table.rlnDefocusU)
+    assert theirs["general"] == {"rlnN": 3, "rlnX": 0.25}
+    ours = read_star(tmp_path / "a.star")
+    assert ours["particles"].rlnImageName.tolist() == table.rlnImageName.tolist()
+    assert ours["general"].iloc[0].tolist() == [3, 0.25]
+
+
+@pytest.mark.relion
+def test_relion_reads_what_we_write(tmp_path: Path, relion_programs: Path) -> None:
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({"rlnDefocusU": rng.uniform(1, 4, 50) * 1e4, "rlnClassNumber": rng.integers(-5, 5000, 50)})
+    table["rlnMicrographName"] = [f"folder {i}/mic.mrc" if i % 3 else f"mic{i}.mrc" for i in range(50)]
+    table["rlnOpticsGroup"] = 1
+    optics = pd.DataFrame({"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["a"], "rlnVoltage": [300.0],
+                           "rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1],
+                           "rlnMicrographPixelSize": [1.5], "rlnMicrographOriginalPixelSize": [1.5]})  # fmt: skip
+    write_star(tmp_path / "a.star", {"optics": optics, "micrographs": table})
+    command = [relion_programs / "relion_star_handler", "--i", tmp_path / "a.star", "--o", tmp_path / "b.star"]
+    subprocess.run([*command, "--select", "rlnDefocusU", "--minval", "1"], capture_output=True, check=True)
+    theirs = starfile.read(tmp_path / "b.star")["micrographs"]
+    np.testing.assert_allclose(theirs.rlnDefocusU, table.rlnDefocusU, rtol=1e-7)
+    assert theirs.rlnClassNumber.tolist() == table.rlnClassNumber.tolist()
+    assert theirs.rlnMicrographName.tolist() == table.rlnMicrographName.tolist()
+
+
+def test_comments_quotes_blocks_without_names_and_names_that_look_like_numbers(tmp_path: Path) -> None:
+    text = (
+        "# made by hand\ndata_\n# a list\n_rlnA  1 # one\n_rlnB 'two words'\n\n"
+        "data_x\r\nloop_\r\n_rlnMicrographName #1\n"
+        '_rlnOther #2\n# between\n0001 "a b"  # trailing\n\n0002 "#c"\n\ndata_empty\nloop_\n_rlnZ\n'
+    )
+    blocks = read_star(write(tmp_path, text))
+    assert list(blocks) == ["", "x", "empty"]
+    assert blocks[""].iloc[0].tolist() == [1, "two words"]
+    assert blocks["x"].rlnMicrographName.tolist() == ["0001", "0002"]
+    assert blocks["x"].rlnOther.tolist() == ["a b", "#c"]
+    assert len(blocks["empty"]) == 0
+    assert list(blocks["empty"].columns) == ["rlnZ"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty file"),
+        ("hello there\n", "at least one data_ block"),
+        (WHOLE[:-4], "row 2 (line 7): expected 2 values; found 1"),  # truncated in the last row
+        (WHOLE.replace("300.0 1", "300.0 1 7"), "row 1 (line 6): expected 2 values; found 3"),
+        (WHOLE.replace("200.0 2", "200.0 2 7"), "row 2 (line 7): expected 2 values; found 3"),
+        (WHOLE.replace("300.0 1", "300.0"), "row 1 (line 6): expected 2 values; found 1"),
+        (WHOLE.replace("300.0 1\n200.0 2", "300.0\n200.0"), "row 1"),
+        (WHOLE.replace("OpticsGroup", "Voltage"), "_rlnVoltage twice"),
+        (WHOLE + WHOLE, "data_optics: expected one block of this name"),
+        (WHOLE + "loop_\n_rlnC\n1\n", "expected 2 values; found 1"),
+        ("data_x\n_rlnA\n", "a value of _rlnA"),
+        ("data_x\nstray words\n", "expected a label, loop_ or a comment; found stray"),
+    ],
+)
+def test_damaged_files_say_where(tmp_path: Path, text: str, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(FormatError) as error:
+        read_star(path)
+    assert says in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_long_table_truncated_anywhere_names_its_row(tmp_path: Path) -> None:
+    table = pd.DataFrame({"rlnA": np.arange(5000.0), "rlnImageName": [f"{i}@s.mrcs" for i in range(5000)]})
+    write_star(tmp_path / "a.star", {"particles": table})
+    raw = (tmp_path / "a.star").read_bytes()
+    at = raw.index(b"3211.000000") + 8
+    (tmp_path / "b.star").write_bytes(raw[:at])
+    with pytest.raises(FormatError, match=r"row 3212 .*expected 2 values; found 1"):
+        read_star(tmp_path / "b.star")
+
+
+def test_a_line_break_in_a_name_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = write(tmp_path, WHOLE)
+    with pytest.raises(FormatError, match="rlnImageName"):
+        write_star(path, {"p": pd.DataFrame({"rlnImageName": ["a\nb"]})})
+    assert path.read_text() == WHOLE
+    assert [p.name for p in tmp_path.iterdir()] == ["a.star"]
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    table = pd.DataFrame({"rlnA": np.arange(300_000.0)})
+    with pytest.raises(ResourceError, match=r"big\.star"):
+        write_star(tmp_path / "big.star", {"p": table})
+    assert list(tmp_path.iterdir()) == []
+
+
+words = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=12).filter(
+    lambda t: not ('"' in t and "'" in t) and "\x85" not in t and not any(c in t for c in "\u2028\u2029")
+)
+reals = st.floats(allow_nan=True, allow_infinity=True, width=64).filter(lambda x: abs(x) < 1e300 or not np.isfinite(x))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(reals, st.integers(-(2**62), 2**62), words), min_size=1, max_size=6))
+def test_any_table_round_trips(tmp_path: Path, rows: list[tuple[float, int, str]]) -> None:
+    table = pd.DataFrame(rows, columns=["rlnReal", "rlnWhole", "rlnImageName"])
+    write_star(tmp_path / "h.star", {"p": table})
+    again = read_star(tmp_path / "h.star")["p"]
+    np.testing.assert_allclose(again.rlnReal.astype(float), table.rlnReal, rtol=1e-6, atol=5.1e-7)
+    assert again.rlnWhole.tolist() == table.rlnWhole.tolist()
+    assert again.rlnImageName.tolist() == table.rlnImageName.tolist()
