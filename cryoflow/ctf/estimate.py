@@ -34,12 +34,13 @@ def ctf_rows(
     box: int,
     target: float,
     step: float,
+    reach: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Kernel of ``estimate_ctf``: rows of CTF variables of micrographs (n, y, x). A row that fails says why."""
     n = len(micrograph)
     rows: dict[str, Any] = {name: np.full(n, np.nan, np.float32) for name in SCALARS}
     rows |= {name: np.full((n, box // 2), np.nan, np.float32) for name in CURVES}
-    rows["power_spectrum"] = np.full((n, box, box // 2 + 1), np.nan, np.float16)
+    rows["power_spectrum"] = np.full((n, 2 * reach + 1, reach + 1), np.nan, np.float16)
     rows["usable"] = np.ones(n, bool) if usable is None else np.array(usable, bool)
     rows["reason"] = np.array([""] * n if reason is None else [str(r) for r in reason], object)
     for i in range(n):
@@ -50,7 +51,7 @@ def ctf_rows(
             # resolution limits finer than the micrograph's own are drawn back to it
             finest = max(search["max_resolution"], NYQUIST_MARGIN * optics.pixel_size)
             limits = SearchRange(**{**search, "max_resolution": finest})
-            fit = fit_micrograph(micrograph[i], optics, limits, box=box, target=target, step=step)
+            fit = fit_micrograph(micrograph[i], optics, limits, box=box, target=target, step=step, reach=reach)
         except UnusableMicrographError as error:
             rows["usable"][i], rows["reason"][i] = False, f"CTF: {error}"
             continue
@@ -129,12 +130,13 @@ def estimate_ctf(
     pixels = np.atleast_1d(micrographs["pixel_size"].values).astype(float)
     target = _check_pixels(micrographs, pixels, box, search)
     step = 1.0 / (box * max(target, float(pixels.max())))
+    finest = max(search["max_resolution"], NYQUIST_MARGIN * float(pixels.max()))
+    reach = min(int(1.0 / (finest * step)) + 1, box // 2 - 1)
     spec: dict[str, Any] = dict.fromkeys((*SCALARS, *CURVES, "usable", "reason"))
-    spec["power_spectrum"] = (("ky", "kx"), "float16")
-    rows = map_rows(
-        ctf_rows, micrographs, {"search": search, "box": box, "target": target, "step": step}, dim="micrograph",
-        outputs=spec, batch=1, sizes={"shell": box // 2, "ky": box, "kx": box // 2 + 1},
-    )  # fmt: skip
+    spec["power_spectrum"] = (("ky", "kx"), "float16")  # no more than a picture needs: 0.1 MB a micrograph
+    shared = {"search": search, "box": box, "target": target, "step": step, "reach": reach}
+    sizes = {"shell": box // 2, "ky": 2 * reach + 1, "kx": reach + 1}
+    rows = map_rows(ctf_rows, micrographs, shared, dim="micrograph", outputs=spec, batch=1, sizes=sizes)
     (rows,) = compute(rows, client=client, label="CTF")
     rows = rows.assign(frequency=("shell", (np.arange(box // 2) * step).astype(np.float32)))
     stale = [str(n) for n in rows.data_vars if n in micrographs]

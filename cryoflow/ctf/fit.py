@@ -18,7 +18,7 @@ from cryoflow.ctf.quality import (
 )
 from cryoflow.ctf.rings import Optics, SearchRange, correlate, ring_model
 from cryoflow.ctf.search import Defocus, search_defocus
-from cryoflow.ctf.spectrum import amplitude_spectrum, tile_size, to_polar
+from cryoflow.ctf.spectrum import FINEST_PIXEL, amplitude_spectrum, tile_size, to_polar
 from cryoflow.ctf.tiles import UnusableMicrographError
 from cryoflow.kernels.backend import to_host
 from cryoflow.kernels.fourier import crop
@@ -37,7 +37,9 @@ class CtfFit:
     defocus: Defocus
     resolution: float
     reason: str
-    spectrum: npt.NDArray[np.float32]  # (box, box // 2 + 1), ln A without its isotropic background, ky ascending
+    spectrum: npt.NDArray[
+        np.float32
+    ]  # (2 reach + 1, reach + 1) to max_resolution: ln A, background taken off; ky rises
     profile: npt.NDArray[np.float32]  # (shell), equiphase average without background
     fit: npt.NDArray[np.float32]  # |CTF| at the mean defocus
     quality: npt.NDArray[np.float32]  # local correlation
@@ -53,7 +55,14 @@ def significance(score: float, sectors: int, radii: int) -> float:
 
 
 def fit_micrograph(
-    image: Any, optics: Optics, search: SearchRange, *, box: int = 512, target: float = 1.4, step: float | None = None
+    image: Any,
+    optics: Optics,
+    search: SearchRange,
+    *,
+    box: int = 512,
+    target: float = FINEST_PIXEL,
+    step: float | None = None,
+    reach: int | None = None,
 ) -> CtfFit:
     """Estimate the CTF of one micrograph (y, x), NumPy or CuPy.
 
@@ -61,6 +70,7 @@ def fit_micrograph(
     ----------
     box : samples of the spectrum; ``target`` : the finest pixel it stands for (``spectrum.tile_size``), angstrom.
     step : distance of the shells of the profiles, 1/angstrom; default that of the spectrum.
+    reach : samples of the spectrum kept for its picture; default those up to ``max_resolution``.
 
     Raises
     ------
@@ -85,7 +95,8 @@ def fit_micrograph(
     quality = local_quality(profile, s, defocus, optics)
     resolution = fit_resolution(quality, s, max(LATEST_START, 1.0 / search.min_resolution + 4 * step))
     reason = _verdict(defocus, resolution, search, rings.weights.size)
-    picture = to_host(_flattened(crop(spectrum, tile, box), polar))
+    reach = min(reach or int(1.0 / (search.max_resolution * step)) + 1, radii - 1)
+    picture = _flattened(to_host(crop(spectrum, tile, 2 * reach + 1)), polar)
     fit = mean_ctf(s, defocus, optics)
     return CtfFit(defocus, resolution, reason, picture, *(a.astype(np.float32) for a in (profile, fit, quality)))
 
@@ -102,12 +113,12 @@ def _verdict(defocus: Defocus, resolution: float, search: SearchRange, radii: in
     return ""
 
 
-def _flattened(spectrum: Any, polar: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """ln A of a half spectrum less its mean over directions, smoothed over 15 radii; ky ascending, origin at n // 2."""
+def _flattened(spectrum: npt.NDArray[np.float32], polar: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """ln A of a half spectrum less its mean over directions, smoothed over 15 radii; ky rises, origin at n // 2."""
     from scipy.ndimage import uniform_filter1d
 
     n = spectrum.shape[0]
-    values = np.log(np.maximum(to_host(spectrum), 1e-30))
+    values = np.log(np.maximum(spectrum, 1e-30))
     ky, kx = np.meshgrid(np.fft.fftfreq(n) * n, np.arange(n // 2 + 1), indexing="ij")
     level = np.log(np.maximum(polar.mean(axis=0), 1e-30))
     radius = np.arange(level.size)
