@@ -26,7 +26,7 @@ from cryoflow.workflow.measure import Meter
 from cryoflow.workflow.runner import Context, StageSpec, open_run, run_stages
 
 CHAIN: dict[str, Any] = {
-    "micrographs": {"pixel_size": 1.5},
+    "micrographs": {"pixel_size": 1.5, "voltage": 300, "cs": 2.7, "amplitude_contrast": 0.1},
     "pick": {"diameter": 130},
     "extract": {"box": 128},
     "refine": {"diameter": 130, "reference": "map.mrc"},
@@ -92,7 +92,7 @@ def test_a_stack_takes_only_refinement_from_an_entry() -> None:
 
 
 def test_a_workflow_may_stop_early() -> None:
-    assert load_workflow({"micrographs": {"pixel_size": 1.0}}).stages == ("micrographs", "ctf", "report")
+    assert load_workflow({"micrographs": CHAIN["micrographs"]}).stages == ("micrographs", "ctf", "report")
 
 
 def test_a_file_gives_itself_back(tmp_path: Path) -> None:
@@ -116,8 +116,9 @@ def test_a_setting_must_have_a_name_and_a_value(setting: str) -> None:
 
 FUNCTIONS: dict[str, tuple[type[p.Stage], set[str], set[str]]] = {
     # function: its model, the fields that are not its parameters, and the keyword parameters that no file gives
-    "open_micrographs": (p.Micrographs, {"path"}, {"chunk_bytes"}),
+    "open_micrographs": (p.Micrographs, {"path"}, set()),
     "read_particles": (p.Particles, {"path"}, {"images", "mixed_pixel_sizes", "chunk_bytes"}),
+    "simulate_micrographs": (p.Simulate, {"source"}, set()),
     "estimate_ctf": (p.Ctf, set(), {"client"}),
     "pick_particles": (p.Pick, set(), {"client"}),
     "extract_particles": (p.Extract, set(), {"client"}),

@@ -117,8 +117,8 @@ def postprocess(
 def simulate(output: Output, stage: Given, cluster: Cluster = None) -> None:
     """Simulate micrographs of a known structure; the truth is kept beside them."""
     values = dict(stage)
-    if values.get("model"):
-        values["model"] = str(Path(values["model"]).resolve())
+    if values.get("source"):
+        values["source"] = str(Path(values["source"]).resolve())
     _run({"simulate": values}, output, "micrographs", cluster)
 
 

@@ -43,9 +43,9 @@ def check_files(workflow: Workflow, *, root: Path | str | None = None) -> Workfl
         changes["particles"] = workflow.particles.model_copy(
             update={"path": star, "root": _existing(folder, base, "particles.root") if folder else None}
         )
-    if workflow.simulate is not None and workflow.simulate.model is not None:
-        model = _existing(workflow.simulate.model, base, "simulate.model")
-        changes["simulate"] = workflow.simulate.model_copy(update={"model": model})
+    if workflow.simulate is not None and workflow.simulate.source is not None:
+        model = _existing(workflow.simulate.source, base, "simulate.source")
+        changes["simulate"] = workflow.simulate.model_copy(update={"source": model})
     if workflow.refine is not None:
         update: dict[str, Any] = {"reference": _reference(workflow, root, base)}
         if workflow.refine.mask is not None:
@@ -209,7 +209,7 @@ def needed_bytes(workflow: Workflow) -> int:
     if workflow.particles is not None:
         count = 0  # the images stay where they are
     elif workflow.simulate is not None:
-        count = workflow.simulate.particles * workflow.simulate.micrographs
+        count = workflow.simulate.particles_per_micrograph * workflow.simulate.n
     else:
         count = _expected_particles(workflow)
     iterations = 30

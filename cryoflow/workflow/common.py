@@ -16,9 +16,12 @@ log = logging.getLogger("cryoflow")
 
 
 def options(stage: Any, *skip: str) -> dict[str, Any]:
-    """A stage's parameters as keyword arguments of its function; those not given are left to the function."""
-    values: dict[str, Any] = stage.model_dump(exclude=set(skip), exclude_none=True)
-    return values
+    """A stage's parameters as keyword arguments of its function.
+
+    A None that is a field's default is left to the function; one that was given in its stead is handed on.
+    """
+    fields = {n: f for n, f in type(stage).model_fields.items() if n not in skip}
+    return {n: v for n, f in fields.items() if (v := getattr(stage, n)) is not None or f.default is not None}
 
 
 def save(context: Context, ds: xr.Dataset, name: str, function: str, stage: Any, inputs: tuple[Path, ...] = ()) -> None:

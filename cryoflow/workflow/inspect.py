@@ -40,8 +40,12 @@ def _store(path: Path) -> str:
     for name, array in ds.variables.items():
         known = VARIABLES.get(str(name))
         text = f"{known.doc}{f' [{known.units}]' if known.units else ''}" if known else ""
-        lines.append(f"  {name!s:<24}{array.dtype!s:<10}{array.dims!s:<28}{text}")
+        lines.append(f"  {name!s:<30} {_kind(array):<9} {array.dims!s:<30} {text}")
     return "\n".join(lines)
+
+
+def _kind(array: Any) -> str:
+    return "text" if array.dtype.kind in "TUO" else str(array.dtype)
 
 
 def _star(path: Path) -> str:

@@ -14,7 +14,7 @@ from cryoflow.workflow.check import MODELS
 from cryoflow.workflow.common import log, opened, options, save
 from cryoflow.workflow.folder import write_text
 from cryoflow.workflow.runner import Context, plain
-from cryoflow.workflow.sources import TRUTH_MAP, read_stack
+from cryoflow.workflow.sources import TRUTH_MAP, located, read_stack
 
 __all__ = ["postprocess", "reference_map", "refine", "report", "sharpen_files"]
 
@@ -56,12 +56,12 @@ def refine(context: Context) -> dict[str, Any]:
         log.warning("refine: %s", warning)
     found = result.particles.drop_vars("image", errors="ignore")
     save(context, found, "stores/poses.zarr", "refine", stage)
-    write_particles(found, folder / "particles.star")
-    for name, volume in (("half1", result.half1), ("half2", result.half2), ("map", result.map)):
+    write_particles(_named(found, context), folder / "particles.star")
+    write_map(folder / "map.mrc", result.map, pixel_size=pixel)
+    classes = {f"class{i}": volume for i, volume in enumerate(result.class_maps, 1)}
+    halves = {"half1": result.half1, "half2": result.half2}  # several classes have none
+    for name, volume in (halves if stage.classes == 1 else classes).items():
         write_map(folder / f"{name}.mrc", volume, pixel_size=pixel)
-    if len(result.class_maps) > 1:
-        for number, volume in enumerate(result.class_maps, 1):
-            write_map(folder / f"class{number}.mrc", volume, pixel_size=pixel)
     write_text(folder / "iterations.json", json.dumps(plain(result.history), indent=1) + "\n")
     return {
         "particles": found.sizes["particle"],
@@ -71,6 +71,18 @@ def refine(context: Context) -> dict[str, Any]:
         "resolution_refine": float(result.resolution),
         "warnings": list(result.warnings),
     }
+
+
+def _named(particles: xr.Dataset, context: Context) -> xr.Dataset:
+    """Names in ``particles.star`` as other programs find them; of a given stack they stay where that is near."""
+    if context.workflow.particles is None:
+        return located(particles, context)
+    root, folder = Path(particles.attrs["root"]).resolve(), context.folder.path
+    if root in (folder, *folder.parents[:4]):
+        return particles
+    parts = [str(name).partition("@") for name in particles["image_name"].values]
+    names = [f"{number}@{root / name}" if name else str(root / number) for number, _, name in parts]
+    return particles.assign(image_name=("particle", np.array(names)))
 
 
 def _tell(record: dict[str, Any]) -> None:

@@ -32,8 +32,9 @@ class Workflow(p.Stage):
 
     Examples
     --------
-    >>> w = Workflow.model_validate({"micrographs": {"pixel_size": 1.5}, "pick": {"diameter": 130},
-    ...                              "extract": {"box": 128}, "refine": {"diameter": 130, "reference": "map.mrc"}})
+    >>> optics = {"pixel_size": 1.5, "voltage": 300, "cs": 2.7, "amplitude_contrast": 0.1}
+    >>> w = Workflow.model_validate({"micrographs": optics, "pick": {"diameter": 130}, "extract": {"box": 128},
+    ...                              "refine": {"diameter": 130, "reference": "map.mrc"}})
     >>> w.stages
     ('micrographs', 'ctf', 'pick', 'extract', 'refine', 'postprocess', 'report')
     """
@@ -100,7 +101,7 @@ class Workflow(p.Stage):
         """The stages in the order they run."""
         first = {"simulate": ("simulate", "micrographs"), "micrographs": ("micrographs",), "particles": ("particles",)}
         given = tuple(s for s in (*PICTURES, "refine") if getattr(self, s) is not None)
-        last = ("postprocess",) if self.refine is not None else ()
+        last = ("postprocess",) if self.refine is not None and self.refine.classes == 1 else ()
         return (*first[self.source], *given, *last, "report")
 
 
@@ -161,9 +162,16 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def to_yaml(workflow: Workflow) -> str:
-    """The workflow as a YAML file, every value written out."""
-    values = workflow.model_dump(mode="json", exclude_none=True)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    """The workflow as a YAML file, every value written out but those that were neither given nor have a default."""
+    values: dict[str, Any] = {}
+    for name, value in workflow:
+        if isinstance(value, p.Stage):
+            fields = type(value).model_fields
+            dumped = value.model_dump(mode="json")
+            values[name] = {k: v for k, v in dumped.items() if v is not None or fields[k].default is not None}
+        elif value is not None:
+            values[name] = value
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
 
 
 def _raw(source: str | Path | Mapping[str, Any], catalog: Path | None) -> tuple[dict[str, Any], str]:

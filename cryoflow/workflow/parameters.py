@@ -40,10 +40,11 @@ class Micrographs(Stage):
         "micrographs/*.mrc", description="Files or a pattern of files, relative to the root"
     )
     pixel_size: PixelSize
-    voltage: Voltage = 300.0
-    cs: Cs = 2.7
-    amplitude_contrast: AmplitudeContrast = 0.1
+    voltage: Voltage
+    cs: Cs
+    amplitude_contrast: AmplitudeContrast
     trust_given: bool = Field(False, description="Take pixel_size even where the files' headers say otherwise")
+    allow_outside: bool = Field(False, description="Accept names in a STAR file that lead out of its project")
 
 
 class Particles(Stage):
@@ -62,16 +63,26 @@ class Particles(Stage):
 class Simulate(Stage):
     """Micrographs of a known structure to start from; the truth is kept beside them."""
 
-    model: Path | None = Field(None, description="PDB or mmCIF file; a built-in procedural protein if not given")
-    symmetry: Symmetry = "D2"
-    diameter: Positive = Field(120.0, description="Diameter of the procedural protein, angstrom")
-    micrographs: int = Field(8, ge=1, description="Number of micrographs")
-    particles: int = Field(50, ge=1, description="Particles a micrograph")
+    source: Path | None = Field(None, description="Model (.pdb, .cif) or map (.mrc); a procedural protein if not given")
+    n: int = Field(8, ge=1, description="Number of micrographs")
+    shape: tuple[Annotated[int, Field(ge=64)], Annotated[int, Field(ge=64)]] = Field(
+        (1024, 1024), description="Rows and columns of a micrograph"
+    )
     pixel_size: PixelSize = 3.0
+    particles_per_micrograph: int = Field(50, ge=1, description="Particles in each micrograph")
+    symmetry: Symmetry = "C1"
+    diameter: Positive | None = Field(None, description="Diameter, angstrom; 120 for the procedural protein")
+    snr: Positive = Field(0.1, description="Variance of clean particle images over that of the noise")
+    defocus: tuple[Positive, Positive] = Field((8000.0, 25000.0), description="Range of the mean defocus, angstrom")
+    astigmatism: float = Field(400.0, ge=0, description="Largest difference of the two defoci, angstrom")
     voltage: Voltage = 300.0
     cs: Cs = 2.7
     amplitude_contrast: AmplitudeContrast = 0.1
-    snr: Positive = Field(0.1, description="Signal-to-noise ratio: variance of signal over that of noise")
+    b_factor: float = Field(60.0, ge=0, description="B-factor of the envelope, angstrom^2")
+    noise: Literal["coloured", "white"] = Field("coloured", description="Solvent noise")
+    contaminants: float = Field(1.0, ge=0, description="Mean number of ice blobs in a micrograph")
+    dose: Positive = Field(40.0, description="Electrons per square angstrom")
+    dtype: Literal["float32", "uint16"] = Field("float32", description="Type of the pixels")
     seed: int = Field(0, ge=0, description="Seed of every random number")
 
 
@@ -101,9 +112,15 @@ class Pick(Stage):
     diameter: Positive = Field(description="Particle diameter, angstrom")
     min_diameter: Positive | None = Field(None, description="Smallest diameter of the LoG pass, angstrom")
     max_diameter: Positive | None = Field(None, description="Largest diameter of the LoG pass, angstrom")
-    threshold: float | None = Field(None, description="Peaks below this many sigmas are dropped")
+    threshold: float | None = Field(None, description="Peaks below this many sigmas are dropped; found if not given")
+    upper_threshold: float | None = Field(None, description="Peaks above this many sigmas are dropped")
     method: Literal["template", "log"] = Field(
         "template", description="log: Laplacian of Gaussian; template: a second pass with the average of the first"
+    )
+    min_distance: Positive | None = Field(None, description="Between centres, angstrom; 0.6 diameters if not given")
+    contaminants: Positive | None = Field(5.0, description="Sigmas beyond which a region is a contaminant; null: none")
+    contrast: Literal["dark", "bright"] | None = Field(
+        None, description="Particles in the micrographs; dark if unknown"
     )
 
 

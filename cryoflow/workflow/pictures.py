@@ -11,7 +11,7 @@ import xarray as xr
 from cryoflow.errors import ParameterError
 from cryoflow.workflow.common import log, opened, options, save
 from cryoflow.workflow.runner import Context
-from cryoflow.workflow.sources import usable, with_images
+from cryoflow.workflow.sources import located, usable, with_images
 
 __all__ = ["ctf", "extract", "pick"]
 
@@ -27,7 +27,7 @@ def ctf(context: Context) -> dict[str, Any]:
     (ds,) = compute(found.drop_vars("micrograph"), client=context.client, progress=context.progress, label="ctf")
     figures = usable(ds)
     save(context, ds, "stores/ctf.zarr", "estimate_ctf", stage)
-    write_micrographs(ds, context.folder.path / "micrographs_ctf.star")
+    write_micrographs(located(ds, context), context.folder.path / "micrographs_ctf.star")
     good = ds.isel(micrograph=np.flatnonzero(ds["usable"].values))
     return figures | {
         "mean_defocus": float(0.5 * (good["defocus_u"] + good["defocus_v"]).mean()),
@@ -65,7 +65,9 @@ def _write_picks(picks: xr.Dataset, folder: Path) -> None:
     names = picks["micrograph_name"].values.astype(str)
     folder.mkdir(exist_ok=True)
     for name in np.unique(names):
-        write_coordinates(picks["coordinate"].values[names == name], folder / f"{Path(name).stem}_picks.star")
+        mine = picks.isel(particle=np.flatnonzero(names == name))
+        score = {"rlnAutopickFigureOfMerit": mine["pick_score"].values} if "pick_score" in mine else {}
+        write_coordinates(folder / f"{Path(name).stem}_picks.star", mine["coordinate"].values, **score)
 
 
 def extract(context: Context) -> dict[str, Any]:
@@ -81,7 +83,10 @@ def extract(context: Context) -> dict[str, Any]:
             "extract", expected="particles whose box lies inside their micrograph", found="none",
             remedy="Take a smaller extract.box.",
         )  # fmt: skip
+    stack = [f"{i:06d}@extracted.mrcs" for i in range(1, particles.sizes["particle"] + 1)]
+    particles = particles.assign(image_name=("particle", np.array(stack)))
     save(context, particles, "stores/particles.zarr", "extract_particles", stage)
     stored = opened(context, "stores/particles.zarr")
-    write_particles(stored, context.folder.path / "extracted.star", images=context.folder.path / "extracted.mrcs")
+    folder = context.folder.path
+    write_particles(located(stored, context), folder / "extracted.star", images=folder / "extracted.mrcs")
     return {"particles": stored.sizes["particle"], "box": stored.sizes["x"]}

@@ -32,7 +32,8 @@ class StageSpec:
 
     ``function(context)`` returns its figures. ``needs`` are the stages whose results it reads, ``rooms`` the parts of
     cryoflow whose code decides its result, ``files`` gives the files outside of the run's folder that it reads,
-    ``outputs`` are names in the folder. A stage that ``resumes`` keeps its stores when it was interrupted.
+    ``outputs`` are names in the folder, ``more`` those that depend on the
+    workflow. A stage that ``resumes`` keeps its stores when it was interrupted.
     """
 
     function: Callable[[Context], dict[str, Any]]
@@ -40,6 +41,7 @@ class StageSpec:
     rooms: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     files: Callable[[Workflow], list[Path]] = lambda _: []
+    more: Callable[[Workflow], tuple[str, ...]] = lambda _: ()
     resumes: bool = False
 
 
@@ -95,7 +97,7 @@ def run_stages(
     for number, stage in enumerate(stages, 1):
         spec, title = specs[stage], f"[{number}/{len(stages)}] {stage}"
         record = folder.read_record(stage)
-        if finished(folder, record, digests[stage], spec):
+        if finished(folder, record, digests[stage], left(spec, workflow)):
             log.info("%s: finished before, skipped", title)
             context.figures[stage] = record["figures"]
             continue
@@ -104,32 +106,37 @@ def run_stages(
     return _write_figures(context)
 
 
-def finished(folder: RunFolder, record: Mapping[str, Any], expected: str, spec: StageSpec) -> bool:
+def left(spec: StageSpec, workflow: Workflow) -> tuple[str, ...]:
+    """Names of all a stage leaves."""
+    return (*spec.outputs, *spec.more(workflow))
+
+
+def finished(folder: RunFolder, record: Mapping[str, Any], expected: str, outputs: tuple[str, ...]) -> bool:
     """Whether the record is of this very stage, done, and everything it left is still there."""
     if record.get("state") != "finished" or record.get("digest") != expected:
         return False
-    if not all((folder.path / name).exists() for name in spec.outputs):
+    if not all((folder.path / name).exists() for name in outputs):
         return False
-    return bool(record.get("sizes") == folder.sizes(spec.outputs))
+    return bool(record.get("sizes") == folder.sizes(outputs))
 
 
 def _run_one(
     stage: str, spec: StageSpec, title: str, context: Context, record: Mapping[str, Any], expected: str
 ) -> dict[str, Any]:
-    folder = context.folder
+    folder, outputs = context.folder, left(spec, context.workflow)
     again = record.get("digest") == expected and record.get("state") == "started"
     if not (again and spec.resumes):
-        folder.discard(spec.outputs)
+        folder.discard(outputs)
     log.info("%s: %s", title, "going on where it was interrupted" if again and spec.resumes else "started")
     began = datetime.now(UTC).isoformat(timespec="seconds")
     folder.write_record(stage, {"stage": stage, "state": "started", "digest": expected, "began": began})
     with Meter() as meter:
-        figures = spec.function(context)
-    figures = plain({**asdict(meter.cost), **figures})
+        result = spec.function(context)
+    figures: dict[str, Any] = plain({**asdict(meter.cost), **result})
     folder.write_record(stage, {
         "stage": stage, "state": "finished", "digest": expected, "began": began,
         "ended": datetime.now(UTC).isoformat(timespec="seconds"), "cryoflow": __version__,
-        "sizes": folder.sizes(spec.outputs), "figures": figures,
+        "sizes": folder.sizes(outputs), "figures": figures,
     })  # fmt: skip
     said = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items() if _short(k, v))
     log.info("%s: done in %.1f s (%.1f CPU-s)%s", title, figures["wall_seconds"], figures["cpu_seconds"],

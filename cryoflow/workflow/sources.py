@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,39 @@ from cryoflow.errors import ParameterError
 from cryoflow.workflow.check import micrograph_paths
 from cryoflow.workflow.common import log, opened, options, save
 from cryoflow.workflow.model import Workflow
+from cryoflow.workflow.parameters import Simulate
 from cryoflow.workflow.runner import Context
 
-__all__ = ["import_micrographs", "import_particles", "read_stack", "simulate", "usable", "with_images"]
+__all__ = ["import_micrographs", "import_particles", "located", "read_stack", "simulate", "usable", "with_images"]
 
-TRUTH_MAP, TRUTH_STAR = "simulated/truth.mrc", "simulated/truth.star"
+TRUTH_MAP = "simulated/truth.mrc"
 
 
 def simulate(context: Context) -> dict[str, Any]:
-    """Micrographs of a known structure."""
-    raise NotImplementedError
+    """Micrographs of a known structure, its poses and, on the grid of the particles to come, its map."""
+    from cryoflow.io import write_map
+    from cryoflow.simulate import save_simulation, simulate_micrographs
+
+    stage, extract = context.workflow.simulate, context.workflow.extract
+    assert stage is not None
+    micrographs, truth = simulate_micrographs(**options(stage))
+    save_simulation(micrographs, truth, context.folder.path / "simulated/micrographs")
+    box, pixel = int(truth.attrs["box"]), stage.pixel_size
+    if extract is not None:
+        box = extract.rescale or extract.box
+        pixel *= extract.box / box
+    write_map(context.folder.path / TRUTH_MAP, _true_map(stage, box, pixel))
+    return {"micrographs": stage.n, "particles": truth.sizes["particle"], "snr": stage.snr}
+
+
+def _true_map(stage: Simulate, box: int, pixel_size: float) -> xr.DataArray:
+    from cryoflow.simulate import procedural_protein
+    from cryoflow.simulate.source import load_source
+
+    grid: dict[str, Any] = {"box": box, "pixel_size": pixel_size, "symmetry": stage.symmetry, "seed": stage.seed}
+    if stage.source is None:
+        return procedural_protein(**grid, size=stage.diameter or 120.0)
+    return load_source(stage.source, **grid)
 
 
 def import_micrographs(context: Context) -> dict[str, Any]:
@@ -38,16 +62,31 @@ def _open_micrographs(context: Context) -> xr.Dataset:
     from cryoflow.io import open_micrographs
 
     stage = _optics(context.workflow)
-    optics: dict[str, Any] = {key: getattr(stage, key) for key in ("pixel_size", "voltage", "cs", "amplitude_contrast")}
-    if context.workflow.micrographs is not None:
-        optics["trust_given"] = context.workflow.micrographs.trust_given
-        return open_micrographs(micrograph_paths(context.workflow.micrographs.path), **optics)
-    return open_micrographs(sorted((context.folder.path / "simulated" / "micrographs").glob("*.mrc")), **optics)
+    optics = {key: getattr(stage, key) for key in ("pixel_size", "voltage", "cs", "amplitude_contrast")}
+    if context.workflow.micrographs is None:
+        return open_micrographs(context.folder.path / "simulated" / "micrographs", **optics)
+    paths = micrograph_paths(stage.path)
+    source = paths[0] if len(paths) == 1 else paths
+    return open_micrographs(source, **optics, trust_given=stage.trust_given, allow_outside=stage.allow_outside)
+
+
+def located(ds: xr.Dataset, context: Context) -> xr.Dataset:
+    """Micrograph names as other programs find them: relative to the run's folder where they lie in it, else absolute.
+
+    Stores keep the short names.
+    """
+    if "micrograph_name" not in ds:
+        return ds
+    root, base = Path(opened(context, "stores/micrographs.zarr").attrs["root"]).resolve(), context.folder.path
+    inner = root.is_relative_to(base)
+    prefix = root.relative_to(base) if inner else root
+    names = [str(prefix / str(name)) for name in ds["micrograph_name"].values]
+    return ds.assign(micrograph_name=(ds["micrograph_name"].dims, np.array(names)))
 
 
 def with_images(context: Context, name: str) -> xr.Dataset:
     """A store of micrograph metadata, with the lazy images of the files beside it."""
-    known, files = opened(context, name), _open_micrographs(context)
+    known, files = opened(context, name).load(), _open_micrographs(context)
     return known.assign(micrograph=files["micrograph"])
 
 

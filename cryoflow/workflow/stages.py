@@ -36,6 +36,14 @@ def _refine_files(workflow: Workflow) -> list[Path]:
     return given + ([workflow.refine.mask] if workflow.refine.mask is not None else [])
 
 
+def _maps(workflow: Workflow) -> tuple[str, ...]:
+    """Half-maps of one class, or the maps of several."""
+    assert workflow.refine is not None
+    if workflow.refine.classes == 1:
+        return "half1.mrc", "half2.mrc"
+    return tuple(f"class{i}.mrc" for i in range(1, workflow.refine.classes + 1))
+
+
 def _postprocess_files(workflow: Workflow) -> list[Path]:
     return [p for p in (workflow.postprocess.mask, workflow.postprocess.mtf) if p is not None]
 
@@ -43,7 +51,7 @@ def _postprocess_files(workflow: Workflow) -> list[Path]:
 STAGES: dict[str, StageSpec] = {
     "simulate": StageSpec(
         simulate, (), ("simulate", "kernels"), ("simulated",),
-        lambda w: [w.simulate.model] if w.simulate is not None and w.simulate.model is not None else [],
+        lambda w: [w.simulate.source] if w.simulate is not None and w.simulate.source is not None else [],
     ),
     "micrographs": StageSpec(
         import_micrographs, ("simulate",), ("io", "schema"), ("stores/micrographs.zarr",), _micrograph_files
@@ -59,9 +67,8 @@ STAGES: dict[str, StageSpec] = {
     ),
     "refine": StageSpec(
         refine, ("extract", "particles"), ("refinement", "kernels", "engine"),
-        ("stores/refine", "stores/poses.zarr", "iterations.json", "particles.star", "half1.mrc", "half2.mrc",
-         "map.mrc"),
-        _refine_files, resumes=True,
+        ("stores/refine", "stores/poses.zarr", "iterations.json", "particles.star", "map.mrc"),
+        _refine_files, _maps, resumes=True,
     ),
     "postprocess": StageSpec(
         postprocess, ("refine", "simulate"), ("postprocess", "kernels"),
