@@ -179,18 +179,22 @@ def _inspect(paths: list[Path], reasons: list[str]) -> tuple[list[_Frame | None]
 
 def _frame(path: Path) -> _Frame:
     if path.suffix.lower() in _TIFF:
-        with _tifffile().TiffFile(path) as tiff:
-            page = tiff.pages[0]
-            if len(tiff.pages) != 1 or page.ndim != 2:
-                raise FormatError(path.name, expected="one grey image", found=f"{len(tiff.pages)} of {page.shape}")
-            last = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
-            if last > path.stat().st_size:
-                raise FormatError(path.name, expected=f"{last} bytes", found=f"{path.stat().st_size} bytes")
-            return _Frame((int(page.shape[0]), int(page.shape[1])), np.dtype(page.dtype), None)
+        return _tiff_frame(path)
     header = read_header(path)
     if header.shape[0] != 1:
         raise FormatError(path.name, expected="one image", found=f"{header.shape[0]}", remedy="Align movies first.")
     return _Frame((header.shape[1], header.shape[2]), header.dtype.newbyteorder("="), header)
+
+
+def _tiff_frame(path: Path) -> _Frame:
+    with _tifffile().TiffFile(path) as tiff:
+        if len(tiff.pages) != 1 or tiff.pages[0].ndim != 2:
+            raise FormatError(path.name, expected="one grey image", found=f"{len(tiff.pages)} images or colours")
+        page = tiff.pages[0]
+        end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
+        if end > path.stat().st_size:
+            raise FormatError(path.name, expected=f"{end} bytes", found=f"{path.stat().st_size} bytes")
+        return _Frame((int(page.shape[0]), int(page.shape[1])), np.dtype(page.dtype), None)
 
 
 def _tifffile() -> Any:
