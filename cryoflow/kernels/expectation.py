@@ -18,7 +18,7 @@ from cryoflow.kernels.projection import accumulator, insert_slices, slices
 from cryoflow.kernels.samples import Samples, half_plane
 from cryoflow.kernels.search import Search
 
-__all__ = ["OUTPUTS", "cross_and_norm", "expectation", "make_tables", "prepare_images"]
+__all__ = ["OUTPUTS", "cross_and_norm", "expectation", "make_tables", "prepare_images", "transfer_of"]
 
 OUTPUTS = {
     "rotation": (("particle", "row", "col"), "f8"),
@@ -88,12 +88,12 @@ def cross_and_norm(moved: Any, weight: Any, table: Any) -> tuple[Any, Any]:
 
 
 def expectation(
-    image: Any, rotation: Any, shift: Any, norm: Any, half: Any, group: Any, optics_group: Any,
+    image: Any, rotation: Any, shift: Any, norm: Any, half: Any, class_number: Any, group: Any, optics_group: Any,
     defocus_u: Any, defocus_v: Any, defocus_angle: Any, phase_shift: Any, voltage: Any, cs: Any, amplitude_contrast: Any,
     *,
     volumes: Any, coarse_table: Any, fine_table: Any, search: Search, sigma2: Any, scale: Any,
     radii: tuple[int, int, int], pixel_size: float, mask_radius: float, shift_sigma: float,
-    fraction: float, limit: int, free_scale: bool, padding: int,
+    fraction: float, limit: int, free_scale: bool, lock_classes: bool, class_weight: Any, padding: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """Posterior of poses of one chunk and the sums of the maximisation step.
 
@@ -105,6 +105,7 @@ def expectation(
     sigma2 : (H, G, S) noise variance by half-set, optics group and shell.  scale : (H, Q) by half-set and group.
     radii : highest shell of the coarse level, of the alignment and of the model.
     mask_radius, shift_sigma : pixels.  fraction : of the posterior that is kept.  limit : coarse rotations kept.
+    lock_classes : keep every particle in its class.  class_weight : (H, C) prior probabilities of classes.
     free_scale : score each hypothesis at its best scale (a reference on no absolute scale).
 
     Returns
@@ -160,7 +161,7 @@ def expectation(
             masked, unmasked = prepare_images(image[i], base[i], norm[i], samples, mask_radius)
             noise_group = np.asarray(optics_group)[i].astype(np.int64)
             scale_group = np.asarray(group)[i].astype(np.int64) - 1
-            transfer = _transfer(
+            transfer = transfer_of(
                 samples, pixel_size, defocus_u[i], defocus_v[i], defocus_angle[i], phase_shift[i],
                 voltage[i], cs[i], amplitude_contrast[i],
             ) * scale[h][scale_group][:, None].astype(np.float32)  # fmt: skip
@@ -180,6 +181,7 @@ def expectation(
                 search.rotations, search.children, search.log_prior, search.child_log_prior,
                 search.shifts, search.child_shifts, coarse_phases, fine_phases,
                 _shift_prior(base[i], search.shifts, shift_sigma), _shift_prior(base[i], fine_shifts, shift_sigma),
+                _class_prior(np.asarray(class_number)[i], class_weight[h], lock_classes),
                 kx, ky, shell, k_coarse, k_align, k_model,
                 np.ascontiguousarray(rotation[i], np.float64), masked, unmasked, transfer, inverse,
                 noise_group, scale_group, sums["model"][h], table_data, table_weight, xa, aa,
@@ -228,7 +230,14 @@ def _shift_prior(base: NDArray[np.float64], shifts: NDArray[np.float64], sigma: 
     return prior
 
 
-def _transfer(samples: Samples, pixel_size: float, u: Any, v: Any, angle: Any, phase: Any, kv: Any, cs: Any, q: Any) -> Any:
+def _class_prior(present: NDArray[np.int_], weight: NDArray[np.float64], lock: bool) -> NDArray[np.float32]:
+    prior = np.broadcast_to(np.log(np.maximum(weight, 1e-12)), (len(present), len(weight))).astype(np.float32)
+    if lock:
+        prior[np.arange(1, len(weight) + 1) != present[:, None]] = -1e30
+    return prior
+
+
+def transfer_of(samples: Samples, pixel_size: float, u: Any, v: Any, angle: Any, phase: Any, kv: Any, cs: Any, q: Any) -> Any:
     """CTF (B, K) float32 of particles, one microscope setting at a time."""
     sx, sy = (k.astype(np.float64) / (samples.box * pixel_size) for k in (samples.kx, samples.ky))
     out = np.empty((len(u), len(samples)), np.float32)

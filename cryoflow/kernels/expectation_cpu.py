@@ -115,7 +115,7 @@ def align_batch(  # type: ignore[no-untyped-def]
     absolute, free_scale, padding, fraction, limit,
     volumes, table, coarse_scores,
     coarse_rotations, child_rotations, coarse_prior, child_prior,
-    shift_values, child_shift_values, coarse_phases, fine_phases, coarse_shift_prior, fine_shift_prior,
+    shift_values, child_shift_values, coarse_phases, fine_phases, coarse_shift_prior, fine_shift_prior, class_prior,
     kx, ky, shell, n_coarse_samples, n_align, n_model,
     rotations, masked, unmasked, ctf, inv_sigma2, noise_group, scale_group,
     sums, table_data, table_weight, shell_xa, shell_aa, scale_xa, scale_aa,
@@ -161,7 +161,7 @@ def align_batch(  # type: ignore[no-untyped-def]
                         _score(cross[m - lo], norm, free_scale, coarse[c * m_count + m])
         for h in range(n_classes * m_count):
             for t in range(t_count):
-                coarse[h, t] += coarse_prior[h % m_count] + coarse_shift_prior[b, t]
+                coarse[h, t] += class_prior[b, h // m_count] + coarse_prior[h % m_count] + coarse_shift_prior[b, t]
         best, log_sum, threshold = significance_threshold(coarse, fraction)
         rows, columns = _chosen(coarse, threshold, limit)
 
@@ -176,7 +176,7 @@ def align_batch(  # type: ignore[no-untyped-def]
                 m = rows[i] % m_count
                 pairs[p] = rows[i] * n_child + j
                 fine[p] = child_rotations[m, j] if absolute else np.dot(child_rotations[m, j], a)
-                prior[p] = child_prior[m, j]
+                prior[p] = child_prior[m, j] + class_prior[b, rows[i] // m_count]
         shifts = np.empty(len(columns) * n_sub, np.int64)
         for i in range(len(columns)):
             for j in range(n_sub):

@@ -49,7 +49,7 @@ def prepare_volume(volume: Any, *, box: int | None = None, radius: int | None = 
     volume : (m, m, m) real map, origin m // 2. Its box may be smaller than ``box`` (a map resampled to a coarser
         pixel, same field of view, grey values kept).
     box : image box n in pixels whose orthonormal transforms the slices are compared with; default m.
-    radius : highest shell kept; default (m - 1) // 2.
+    radius : highest shell kept, default (m - 1) // 2; beyond what ``volume`` holds the transform is zero.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def prepare_volume(volume: Any, *, box: int | None = None, radius: int | None = 
     if volume.shape != (m, m, m):
         raise ParameterError("prepare_volume", expected="a cubic map", found=f"shape {volume.shape}")
     n = m if box is None else box
-    r = (m - 1) // 2 if radius is None else min(radius, (m - 1) // 2)
+    r = (m - 1) // 2 if radius is None else radius
     xp, fft = array_module(volume), fft_module(volume)
     size = padding * m
     first = size // 2 - m // 2
