@@ -49,9 +49,8 @@ def render_surface(volume: np.ndarray, level: float, axis: int = 0) -> np.ndarra
     >>> image.shape, float(image[8, 8, 3]), float(image[0, 0, 3])
     ((16, 16, 4), 1.0, 0.0)
     """
-    v: np.ndarray = np.moveaxis(np.asarray(volume, dtype=np.float32), axis, 0)[
-        ::-1
-    ]  # seen from the far end of the axis
+    v: np.ndarray = np.moveaxis(np.asarray(volume, dtype=np.float32), axis, 0)
+    v = v[::-1]  # seen from the far end of the axis
     above: np.ndarray = v > level
     hit: np.ndarray = np.asarray(above.any(axis=0))
     first = above.argmax(axis=0)

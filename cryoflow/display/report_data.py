@@ -123,15 +123,16 @@ def micrograph_section(run: RunFiles) -> list[Any]:
 
 
 def ctf_section(run: RunFiles) -> list[Any]:
-    """CTF fits of example micrographs, their spread, and every value."""
+    """CTF fits of example micrographs and of one set aside, their spread, and every value."""
     ds = _micrographs(run)
     if "defocus_u" not in ds:
         raise Missing("No CTF has been fitted in this run.")
     from cryoflow.display.ctf import draw_ctf
 
     names = _names(ds, "micrograph_name")
+    usable = _column(ds, "usable", True).astype(bool)
     blocks: list[Any] = []
-    for row in _examples(ds):
+    for row in [*_examples(ds), *np.flatnonzero(~usable)[:1]]:
         one = ds.isel(micrograph=row)
         try:
             blocks.append(as_figure(f"ctf{row}", lambda one=one: _ctf_figure(draw_ctf, one), Path(names[row]).name))  # type: ignore[misc]
@@ -139,7 +140,6 @@ def ctf_section(run: RunFiles) -> list[Any]:
             run.problems[f"CTF picture of {names[row]}"] = str(error)
     u, v = _column(ds, "defocus_u", np.nan).astype(float), _column(ds, "defocus_v", np.nan).astype(float)
     fit = _column(ds, "ctf_resolution", np.nan).astype(float)
-    usable = _column(ds, "usable", True).astype(bool)
     good = np.isfinite(u) & np.isfinite(fit)
     if good.any():
 
