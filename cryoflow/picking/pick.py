@@ -23,6 +23,7 @@ LOG_SIGMAS = 0.5  # of the map of the Laplacian: where no two populations show
 TEMPLATE_SIGMAS = 4.0  # of the map of correlations, likewise
 TEMPLATE_MICROGRAPHS = 64  # as many as the template is made from: thousands of particles
 ROUNDS = 2
+COVERAGE = 0.55  # of the disc that must lie inside the micrograph
 _ROWS = {"x_picks": (("pick", "xys"), "f4"), "x_score_mean": ((), "f4"), "x_score_sigma": ((), "f4"),
          "reason": ((), "U")}  # fmt: skip
 
@@ -82,7 +83,7 @@ def pick_particles(
     >>> disc = 100.0 - 3 * ((x - 40) ** 2 + (y - 70) ** 2 < 100) + np.random.default_rng(0).normal(size=x.shape)
     >>> data = xr.Dataset({"micrograph": (("micrograph", "y", "x"), disc[None]), "pixel_size": ("optics", [4.0]),
     ...                    "micrograph_name": ("micrograph", ["a.mrc"])})
-    >>> picks = pick_particles(data, diameter=80.0, method="log", threshold=3.0)
+    >>> picks = pick_particles(data, diameter=80.0, method="log", threshold=6.0)
     >>> picks.coordinate.values.round().tolist()
     [[40.0, 70.0]]
     """
@@ -244,7 +245,7 @@ def _settings(
                                  remedy="Diameters are in angstrom; see the parameters of pick_particles.")  # fmt: skip
     return {"diameter": float(diameter), "min_diameter": float(low), "max_diameter": float(high),
             "min_distance": float(distance), "dark": contrast == "dark", "contaminants": contaminants,
-            "coverage": 0.45}  # fmt: skip
+            "coverage": COVERAGE}  # fmt: skip
 
 
 def _check_thresholds(threshold: float | None, upper: float | None) -> None:
