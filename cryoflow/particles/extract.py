@@ -90,7 +90,7 @@ def extract_particles(
     work = {"box": box, "size": size, "invert": dark, "scale": normalise, "ramp": ramp,
             "white_dust": white_dust, "black_dust": black_dust}  # fmt: skip
     bad = _unusable_boxes(micrographs, parent[rows], picks["coordinate"].values[rows], box, normalise, client)
-    names = picks["micrograph_name"].values.astype(str)
+    names = picks["micrograph_name"].values.astype(object).astype(str)
     set_aside = [f"{names[r]} at {_where(picks, r)}: {why}" for r, why in zip(rows, bad) if why]
     rows = rows[bad == ""]
     if not len(rows):
@@ -212,7 +212,7 @@ def _table(
     ds = xr.Dataset({
         "coordinate": (("particle", "xy"), centre.astype(np.float32)),
         "shift": (("particle", "xy"), shift.astype(np.float32)),
-        "micrograph_name": ("particle", picks["micrograph_name"].values[rows]),
+        "micrograph_name": ("particle", picks["micrograph_name"].values.astype(object).astype(str)[rows]),
         "optics_group": ("particle", _groups(micrographs)[parent].astype(np.int32)),
         "group": ("particle", (np.unique(parent, return_inverse=True)[1] + 1).astype(np.int32)),
     })  # fmt: skip
@@ -238,11 +238,11 @@ def _parents(micrographs: xr.Dataset, picks: xr.Dataset) -> NDArray[Any]:
     """Row of the micrograph of each pick."""
     require(micrographs, f"{WHERE}, micrographs", ("micrograph", "micrograph_name", "pixel_size"))
     require(picks, f"{WHERE}, picks", ("coordinate", "micrograph_name"))
-    names = micrographs["micrograph_name"].values.astype(str)
+    names = micrographs["micrograph_name"].values.astype(object).astype(str)
     order = np.argsort(names, kind="stable")
     if len(np.unique(names)) < len(names):
         raise SchemaError(WHERE, expected="micrographs of different names", found="a name twice")
-    wanted = picks["micrograph_name"].values.astype(str)
+    wanted = picks["micrograph_name"].values.astype(object).astype(str)
     place = np.clip(np.searchsorted(names[order], wanted), 0, len(names) - 1)
     parent = order[place]
     missing = np.flatnonzero(names[parent] != wanted)

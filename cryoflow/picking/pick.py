@@ -179,7 +179,7 @@ def _collect(micrographs: xr.Dataset, found: xr.Dataset, limit: Any) -> xr.Datas
             WHERE, expected="particles", found=f"none in {len(picks)} micrographs",
             remedy="Lower the threshold, or check diameter and contrast.",
         )  # fmt: skip
-    names = micrographs["micrograph_name"].values.astype(str)
+    names = micrographs["micrograph_name"].values.astype(object).astype(str)
     group = micrographs["optics_group"].values if "optics_group" in micrographs else np.zeros(len(names), np.int32)
     size = np.array([micrographs.sizes["x"], micrographs.sizes["y"]]) - 1
     ds = xr.Dataset({
@@ -194,7 +194,7 @@ def _collect(micrographs: xr.Dataset, found: xr.Dataset, limit: Any) -> xr.Datas
 
 
 def _report(picks: xr.Dataset, usable: NDArray[Any], micrographs: xr.Dataset, found: xr.Dataset) -> None:
-    names, reasons = micrographs["micrograph_name"].values.astype(str), found["reason"].values
+    names, reasons = micrographs["micrograph_name"].values.astype(object).astype(str), found["reason"].values
     picks.attrs["set_aside"] = [f"{n}: {r}" for n, r in zip(names, reasons) if r]
     has = np.isin(names, picks["micrograph_name"].values)
     picks.attrs["empty"] = [str(n) for n in names[usable & ~has & (reasons == "")]]
