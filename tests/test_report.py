@@ -180,7 +180,7 @@ def complete(tmp_path_factory):
     }  # fmt: skip
     save(xr.Dataset(micrographs), stores / "ctf.zarr", function="estimate_ctf", parameters={})
     for i in range(1, 4):
-        iteration = stores / "refine.zarr" / f"iteration_{i:04d}"
+        iteration = stores / "refine" / f"iteration_{i:04d}"
         iteration.mkdir(parents=True)
         (iteration / "record.json").write_text(json.dumps({"iteration": i, "resolution_0143": 30.0 / i, "step": 7.5}))
     curves = {"shell": np.arange(n // 2 + 1), "frequency": ds["frequency"].values}
@@ -276,6 +276,17 @@ def test_a_damaged_map_is_named_and_the_other_shown(run_folder):
     assert "map_sharpened.mrc" in run.problems
 
 
+def test_classes_and_excluded_particles_are_shown(run_folder):
+    for i in (1, 2):
+        shutil.copy(run_folder / "map.mrc", run_folder / f"class{i}.mrc")
+    told = "12 particles set aside (NaN or blank image): 000003@stack.mrcs"
+    figures = {"set_aside": 12, "warnings": [told, "another"]}
+    (run_folder / "figures.json").write_text(json.dumps({"stages": {"refine": figures}}))
+    run = RunFiles(run_folder)
+    assert map_section(run)[-1].caption == "Maps of the classes."
+    assert ("refine", "12 particles", told) in flagged_section(run)[0].rows
+
+
 def test_an_incomplete_store_is_named(run_folder):
     shutil.rmtree(run_folder / "stores" / "poses.zarr")
     (run_folder / "stores" / "poses.zarr").mkdir()
@@ -289,6 +300,9 @@ def test_warns_where_the_map_is_no_better_than_its_reference(run_folder):
     (run_folder / "workflow.yaml").write_text("refine: {symmetry: C1, ini_high: 4.0}\n")
     found = warnings(RunFiles(run_folder))
     assert "No resolution better than the reference's filter" in found[0]
+    said = "no resolution better than the reference's filter of 4 A"
+    (run_folder / "figures.json").write_text(json.dumps({"stages": {"refine": {"warnings": [said]}}}))
+    assert warnings(RunFiles(run_folder)) == [said]
 
 
 def test_warns_of_noise_and_passes_on_the_stages_warnings(tmp_path):

@@ -18,11 +18,11 @@ VIEWS = ("along z", "along y", "along x")
 
 
 def draw_slices(axes: Sequence[Axes], volume: np.ndarray, *, pixel_size: float, titles: bool = True) -> None:
-    """Central slices of an (n, n, n) volume through three axes, one common grey scale, with a scale bar."""
+    """Central slices of an (n, n, n) volume through as many axes as ``axes``, one common grey scale, a scale bar."""
     n = volume.shape[0]
-    planes = [np.take(volume, n // 2, axis=axis) for axis in range(3)]
+    planes = [np.take(volume, n // 2, axis=axis) for axis in range(len(axes))]
     low, high = np.percentile(np.stack(planes), [0.5, 99.7])
-    for ax, plane, view in zip(axes, planes, VIEWS, strict=True):
+    for ax, plane, view in zip(axes, planes, VIEWS, strict=False):
         ax.imshow(plane, cmap="gray", vmin=low, vmax=high, origin="lower")
         clean_image(ax, f"Slice {view}" if titles else "")
     scale_bar(axes[0], n, pixel_size)

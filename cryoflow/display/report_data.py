@@ -232,10 +232,16 @@ def flagged_section(run: RunFiles) -> list[Any]:
         reasons = _names(ds, "reason")
         rows += [("micrograph", names[i], reasons[i] or "–") for i in np.flatnonzero(~ds["usable"].values.astype(bool))]
     for stage, figures in run.stages.items():
-        for item in figures.get("set_aside", ()) or ():
-            name, reason = (item.get("name", "?"), item.get("reason", "")) if isinstance(item, dict) else (item, "")
-            rows.append((stage, str(name), str(reason)))
+        count = figures.get("set_aside")
+        if isinstance(count, int) and count > 0:
+            rows.append((stage, f"{count:,} particles", "; ".join(_about_set_aside(figures)) or "–"))
     rows += [("unreadable", name, why) for name, why in run.problems.items()]
     if not rows:
         return [Text("Nothing was set aside.")]
     return [Table(("what", "name", "reason"), rows)]
+
+
+def _about_set_aside(figures: dict[str, Any]) -> list[str]:
+    """Those of a stage's warnings that say what it set aside."""
+    given = figures.get("warnings", ())
+    return [str(w) for w in given if "set aside" in str(w)] if isinstance(given, list) else []

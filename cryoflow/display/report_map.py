@@ -9,7 +9,6 @@ import numpy as np
 from cryoflow.display.blocks import Missing, Table, as_figure
 from cryoflow.display.runfolder import RunFiles
 from cryoflow.display.style import new_figure
-from cryoflow.errors import CryoflowError
 from cryoflow.kernels.resolution import resolution_at
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["convergence_section", "map_section", "orientation_section", "resolution_section", "resolutions"]
 
+CLASSES = 12  # shown at most
 CURVES = {
     "none": "no mask",
     "spherical": "sphere, 0.85 to 1.0 of half the box",
@@ -64,7 +64,30 @@ def map_section(run: RunFiles) -> list[Any]:
 
     n = volume.shape[0]
     blocks.append(as_figure("slices", planes, f"{name}.mrc, {n}³ voxels of {pixel:g} Å, not masked.", wide=True))
-    return blocks
+    return blocks + _class_blocks(run)
+
+
+def _class_blocks(run: RunFiles) -> list[Any]:
+    """The maps of several classes beside each other: surface and central slice."""
+    from cryoflow.display.maps import draw_slices, draw_surfaces
+    from cryoflow.kernels.masks import auto_threshold
+
+    names = sorted((path.stem for path in run.folder.glob("class*.mrc")), key=lambda name: (len(name), name))[:CLASSES]
+    found = [(name, volume) for name in names if (volume := run.volume(name)) is not None]
+    found = [(name, volume) for name, volume in found if volume[0].max() > volume[0].min()]
+    if not found:
+        return []
+
+    def classes() -> Figure:
+        figure = new_figure(9.6, 2.4 * len(found))
+        rows = figure.subplots(len(found), 4, squeeze=False)
+        for (name, (volume, pixel)), row in zip(found, rows, strict=True):
+            draw_surfaces(list(row[:3]), volume, pixel_size=pixel, level=auto_threshold(volume), box=200)
+            draw_slices([row[3]], volume, pixel_size=pixel)
+            row[0].set_title(f"{name}: surface along z")
+        return figure
+
+    return [as_figure("classes", classes, "Maps of the classes.", wide=True)]
 
 
 def resolutions(run: RunFiles) -> dict[str, tuple[float, float]]:
@@ -186,7 +209,7 @@ def convergence_section(run: RunFiles) -> list[Any]:
     history = iteration_table(run)
     if not history:
         raise Missing(
-            "There are no records of refinement's iterations: stores/refine.zarr holds none that can be read."
+            "There are no records of refinement's iterations: neither iterations.json nor stores/refine has any."
         )
     count = len(history)
     columns = min(4, count)
@@ -217,21 +240,9 @@ _HISTORY = {  # record -> title of its panel
 
 def iteration_table(run: RunFiles) -> dict[str, list[float]]:
     """What refinement recorded of every iteration, by title; empty if there are no records."""
-    from cryoflow.engine.iterate import read_records
-
-    for place in (run.folder / "stores" / "refine.zarr", run.folder / "refine.zarr", run.folder / "refine"):
-        try:
-            records = read_records(place)
-        except (CryoflowError, OSError, ValueError) as error:
-            run.problems[place.name] = str(error)
-            continue
-        if records:
-            return {
-                title: [_number(record.get(key)) for record in records]
-                for key, title in _HISTORY.items()
-                if any(np.isfinite(_number(record.get(key))) for record in records)
-            }
-    return {}
+    records = run.iterations
+    table = {title: [_number(record.get(key)) for record in records] for key, title in _HISTORY.items()}
+    return {title: values for title, values in table.items() if np.isfinite(values).any()}
 
 
 def _number(value: object) -> float:

@@ -92,10 +92,10 @@ def warnings(run: RunFiles) -> list[str]:
         found += [str(w) for w in np.atleast_1d(ds.attrs.get("warnings", []))]
     final = resolution(run)
     start = run.parameter("refine", "ini_high")
-    fixed = run.parameter("refine", "poses") == "fixed"
+    said = any("reference's filter" in warning for warning in found) or run.parameter("refine", "poses") == "fixed"
     if final is not None and not math.isfinite(final):
         found.insert(0, "The half-maps do not agree at any resolution: there is no signal in this map.")
-    elif final is not None and isinstance(start, int | float) and final >= 0.95 * start and not fixed:
+    elif final is not None and isinstance(start, int | float) and final >= 0.9 * start and not said:
         found.insert(
             0,
             f"No resolution better than the reference's filter: the map reaches {final:.1f} Å, the reference was "
@@ -105,7 +105,7 @@ def warnings(run: RunFiles) -> list[str]:
     if final is not None and size is not None and final < 2.1 * size[1]:
         found.append(f"The resolution reaches Nyquist ({2 * size[1]:.2f} Å): a smaller pixel may show more.")
     for stage, figures in run.stages.items():
-        if figures.get("converged") is False:
+        if figures.get("converged") is False and not any("converged" in warning for warning in found):
             found.append(f"{stage} stopped before it had converged.")
     return list(dict.fromkeys(found))
 

@@ -119,6 +119,21 @@ class RunFiles:
             self.problems[path.name] = str(error)
             return {}
 
+    @cached_property
+    def iterations(self) -> list[dict[str, Any]]:
+        """Records of refinement's iterations: of ``iterations.json``, or of those finished while it still runs."""
+        from cryoflow.engine.iterate import read_records
+
+        path = self.folder / "iterations.json"
+        try:
+            records = (
+                json.loads(path.read_text()) if path.is_file() else read_records(self.folder / "stores" / "refine")
+            )
+        except READING as error:
+            self.problems[path.name if path.is_file() else "stores/refine"] = str(error)
+            return []
+        return [r for r in records if isinstance(r, dict)] if isinstance(records, list) else []
+
     def _text(self, name: str, parse: Any) -> dict[str, Any]:
         path = self.folder / name
         if not path.is_file():
