@@ -47,13 +47,12 @@ def normalise(
     black_dust: float = -1.0,
     seeds: NDArray[Any] | None = None,
 ) -> Any:
-    """Subtract a plane fitted to the background, then scale the background to mean 0 and standard deviation 1.
+    """Remove dust, subtract a plane fitted to the background, scale the background to mean 0 and standard deviation 1.
 
         X <- (X - (a x + b y + c) - mean_bg) / sd_bg         (bg: farther than ``radius`` from the centre)
 
     Dust, pixels more than ``white_dust`` (``black_dust``) standard deviations above (below) the background, becomes
-    normal noise of the background's mean and deviation, drawn for each image from its own seed; mean and deviation are
-    then measured again.
+    normal noise of the background's mean and deviation, drawn for each image from its own seed, before anything else.
 
     Parameters
     ----------
@@ -67,7 +66,7 @@ def normalise(
     -------
     float32, (particle, n, n). An image of constant background becomes NaN: it has no scale.
 
-    Source: as ``relion_preprocess --norm`` does it (agreement 2e-6; see docs/picking.md).
+    Source: as ``relion_preprocess --norm`` does it (the same bits; see docs/picking.md).
 
     >>> y, x = np.mgrid[:16, :16]
     >>> noise = np.random.default_rng(0).normal(size=(1, 16, 16))
@@ -81,12 +80,11 @@ def normalise(
     outside, inverse, terms = _plane(box, float(radius))
     index, inverse, terms = xp.asarray(outside), xp.asarray(inverse), xp.asarray(terms)
     flat = xp.asarray(images, dtype=xp.float64).reshape(n, box * box)
+    if white_dust >= 0 or black_dust >= 0:
+        flat = _without_dust(flat, *_moments(flat[:, index]), white_dust, black_dust, seeds)
     if ramp:
         flat = flat - (flat[:, index] @ inverse.T) @ terms.T
     mean, sd = _moments(flat[:, index])
-    if white_dust >= 0 or black_dust >= 0:
-        flat = _without_dust(flat, mean, sd, white_dust, black_dust, seeds)
-        mean, sd = _moments(flat[:, index])
     tiny = 1e-9 * xp.maximum(xp.abs(flat).max(axis=1, keepdims=True), 1e-30)
     sd = xp.where(sd > tiny, sd, xp.nan)
     return ((flat - mean) / sd).astype(xp.float32).reshape(n, box, box)
