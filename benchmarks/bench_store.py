@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dask
 import numpy as np
 import xarray as xr
 
@@ -56,9 +57,9 @@ def main(particles: int, box: int) -> None:
                 np.array(mapped[block])
 
         def read(ds: xr.Dataset) -> Callable[[], None]:
-            def work() -> None:
-                for block in blocks:
-                    ds.image[block].data.compute(scheduler="synchronous")
+            def work() -> None:  # one task a chunk, as for a kernel
+                tasks = [dask.delayed(len)(chunk) for chunk in ds.image.data.to_delayed().ravel()]
+                assert sum(dask.compute(*tasks, scheduler="synchronous")) == particles
 
             return work
 
