@@ -125,3 +125,21 @@ def test_random_rotations_are_uniform() -> None:
     # the angle of a uniform rotation has the density (1 - cos t) / pi, mean pi/2 + 2/pi
     mean = rn.angular_distance(r, np.eye(3)).mean()
     assert abs(mean - np.rad2deg(np.pi / 2 + 2 / np.pi)) < 0.8
+
+
+@pytest.mark.gpu
+def test_device_and_host_agree() -> None:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        pytest.skip("no CUDA device")
+    r = rn.random_rotations(100, np.random.default_rng(5))
+    on_device = cupy.asarray(r)
+    group = point_group("D2")
+    for function in (rn.matrix_to_euler, rn.rotation_to_vector):
+        np.testing.assert_allclose(function(on_device).get(), function(r), atol=1e-9)
+    angles = rn.matrix_to_euler(on_device)
+    np.testing.assert_allclose(rn.euler_to_matrix(*angles.T).get(), r, atol=1e-12)
+    distance = rn.angular_distance(on_device, on_device[::-1], group)
+    np.testing.assert_allclose(distance.get(), rn.angular_distance(r, r[::-1], group), atol=1e-9)

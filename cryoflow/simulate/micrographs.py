@@ -8,14 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import scipy.fft
 import xarray as xr
-from scipy import ndimage
 
 from cryoflow.errors import ParameterError
 from cryoflow.kernels.ctf import ctf
 from cryoflow.kernels.fourier import shift_phases
-from cryoflow.kernels.masks import raised_cosine
 from cryoflow.kernels.rotation import random_rotations
 from cryoflow.schema import validate
+from cryoflow.simulate.field import check_room, dirt_image, draw_dirt, draw_places, illumination
 from cryoflow.simulate.noise import NoiseKind, solvent_power, stream
 from cryoflow.simulate.particles import Microscope, check_imaging, draw_defocus, optics_variables
 from cryoflow.simulate.projector import Projector, prepare, slice_spectra
@@ -24,7 +23,7 @@ from cryoflow.simulate.source import MODELS, Source, load_source, measure_diamet
 __all__ = ["micrograph_images", "save_simulation", "simulate_micrographs"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-POSITIONS, OPTICS, NOISE, CALIBRATION, DIRT = 11, 12, 13, 14, 15
+OPTICS, NOISE, CALIBRATION, LIGHT = 13, 14, 15, 16  # streams of (seed, stream, micrograph)
 CALIBRATION_SET = 32
 # shares of the noise variance: solvent under the CTF (its Thon rings), solvent beyond it (inelastic), shot noise
 COHERENT, INCOHERENT, SHOT = 0.35, 0.35, 0.3
@@ -82,8 +81,8 @@ def simulate_micrographs(
     Returns
     -------
     micrographs : lazy ``micrograph`` and what an experimenter knows (optics, names); no CTF.
-    truth : particles with ``coordinate``, ``rotation``, ``shift`` (zero: coordinates are exact), defocus, names. Both
-        carry the clean map's ``diameter`` and ``box`` in attrs.
+    truth : particles with ``coordinate``, ``rotation``, ``shift`` (zero: coordinates are exact), defocus and names, and
+        the ``map`` that was projected, in a box of 1.5 diameters.
 
     Raises
     ------
@@ -105,11 +104,11 @@ def simulate_micrographs(
         raise ParameterError("simulate_micrographs", expected="dose above 0, contaminants and particles of at least 0",
                              found=f"{dose}, {contaminants}, {particles_per_micrograph}")  # fmt: skip
     extent, volume = _volume(source, pixel_size, symmetry, diameter, seed)
-    _check_room(shape, extent / pixel_size, particles_per_micrograph)
+    check_room(shape, extent / pixel_size, particles_per_micrograph)
     microscope = Microscope(voltage, cs, amplitude_contrast, b_factor, pixel_size)
     projector = prepare(volume.values)
-    dirt = [_draw_dirt(seed, i, shape, pixel_size, contaminants) for i in range(n)]
-    places = [_draw_places(seed, i, shape, extent / pixel_size, particles_per_micrograph, dirt[i]) for i in range(n)]
+    dirt = [draw_dirt(seed, i, shape, pixel_size, contaminants) for i in range(n)]
+    places = [draw_places(seed, i, shape, extent / pixel_size, particles_per_micrograph, dirt[i]) for i in range(n)]
     u, v, angle = draw_defocus(n, defocus, astigmatism, stream(seed, OPTICS))
     truth = _truth(places, u, v, angle, microscope)
     names = np.array([f"simulated_{i + 1:05d}.mrc" for i in range(n)])
@@ -143,24 +142,27 @@ def simulate_micrographs(
         attrs={**attrs, "contrast": "dark"},
     )
     micrographs["micrograph"].attrs["contrast"] = "dark"
-    return validate(micrographs, "simulate_micrographs"), validate(truth.assign_attrs(attrs), "simulate_micrographs")
+    truth = truth.assign(map=volume).assign_attrs(attrs)
+    return validate(micrographs, "simulate_micrographs"), validate(truth, "simulate_micrographs")
 
 
 def save_simulation(micrographs: xr.Dataset, truth: xr.Dataset, folder: str | Path) -> list[Path]:
-    """Write micrographs (MRC, one at a time) and ``truth.star`` into ``folder``; returns the micrographs' paths.
+    """Write ``micrographs/*.mrc`` (one at a time), ``truth.star`` and ``truth.mrc`` into ``folder``.
 
-    Raises ``ResourceError`` if the disk is full; no half-written file is left.
+    Returns the paths of the micrographs. Raises ``ResourceError`` if the disk is full; no half-written file is left.
     """
     from cryoflow.io import write_map, write_particles
 
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    (place / "micrographs").mkdir(parents=True, exist_ok=True)
     pixel = float(micrographs.pixel_size.values[0])
-    paths = []
-    for i, name in enumerate(micrographs.micrograph_name.values):
-        write_map(place / str(name), micrographs.micrograph[i].values, pixel_size=pixel)
-        paths.append(place / str(name))
-    write_particles(truth, place / "truth.star")
+    paths = [place / "micrographs" / str(name) for name in micrographs.micrograph_name.values]
+    for i, path in enumerate(paths):
+        write_map(path, micrographs.micrograph[i].values, pixel_size=pixel)
+    write_map(place / "truth.mrc", truth["map"])
+    stems = [Path(str(name)).stem for name in truth.micrograph_name.values]
+    names = np.array([f"{i + 1:06d}@{stem}.mrcs" for i, stem in enumerate(stems)])
+    write_particles(truth.drop_vars("map").assign(image_name=("particle", names)), place / "truth.star")
     return paths
 
 
@@ -182,8 +184,8 @@ def micrograph_images(
         if noisy:
             spectrum += _noise(shape, pixel, transfer, noise, rng)
         x = scipy.fft.irfft2(spectrum, s=shape)
-        counts = electrons * (1 + _illumination(shape, rng)) * (1 - x / np.sqrt(electrons))
-        counts -= electrons * _dirt_image(dirt[int(number)], shape, pixel, rng)
+        counts = electrons * (1 + illumination(shape, stream(seed, LIGHT, number))) * (1 - x / np.sqrt(electrons))
+        counts -= electrons * dirt_image(dirt[int(number)], shape, pixel, rng)
         out[i] = np.clip(np.rint(counts), 0, 65535) if dtype == "uint16" else counts
     return {"micrograph": out}, {}
 
@@ -214,78 +216,6 @@ def _even(length: float) -> int:
     while box % 2 or scipy.fft.next_fast_len(box, real=True) != box:
         box += 1
     return box
-
-
-def _check_room(shape: tuple[int, int], diameter: float, count: int) -> None:
-    inner = [side - 1.5 * diameter for side in shape]
-    if min(inner) < 0:
-        raise ParameterError(
-            "simulate_micrographs", expected=f"micrographs of at least {int(np.ceil(1.5 * diameter))} pixels a side",
-            found=f"shape {shape}",
-        )  # fmt: skip
-    # discs thrown at random jam near 0.55 of the plane; leave a margin
-    room = int(0.45 * (inner[0] + diameter) * (inner[1] + diameter) / (0.25 * np.pi * diameter**2))
-    if count > room:
-        raise ParameterError(
-            "simulate_micrographs", expected=f"at most {room} particles on a micrograph of {shape}", found=str(count),
-            remedy="Give a larger shape or fewer particles_per_micrograph.",
-        )  # fmt: skip
-
-
-def _draw_dirt(seed: int, number: int, shape: tuple[int, int], pixel: float, mean: float) -> list[dict[str, Any]]:
-    """Outlines r(t) = r0 (1 + sum_k a_k cos(k t + p_k)) of ice blobs, pixels, and how dark they are."""
-    rng = stream(seed, DIRT, number)
-    return [
-        {
-            "centre": rng.uniform(0, 1, 2) * np.array(shape[::-1]),
-            "radius": rng.uniform(100, 350) / pixel,
-            "waves": rng.normal(0, 0.12, 5) / np.arange(1, 6),
-            "phases": rng.uniform(0, 2 * np.pi, 5),
-            "darkness": rng.uniform(0.15, 0.45),
-        }
-        for _ in range(rng.poisson(mean))
-    ]
-
-
-def _blob_distance(blob: dict[str, Any], x: Any, y: Any) -> Any:
-    """About the distance in pixels outside the outline of a blob, negative within."""
-    dx, dy = x - blob["centre"][0], y - blob["centre"][1]
-    angle = np.arctan2(dy, dx)
-    orders = range(1, 6)
-    rim = 1 + sum(a * np.cos(k * angle + p) for k, a, p in zip(orders, blob["waves"], blob["phases"]))
-    return np.hypot(dx, dy) - blob["radius"] * rim
-
-
-def _dirt_image(blobs: list[dict[str, Any]], shape: tuple[int, int], pixel: float, rng: np.random.Generator) -> Array:
-    """Share of the electrons that contaminants take, (ny, nx) float32."""
-    total = np.zeros(shape, dtype=np.float32)
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    for blob in blobs:
-        inside = raised_cosine(_blob_distance(blob, x, y), 0.0, max(2.0, 15 / pixel))
-        grains = [max(4, int(side * pixel / 60) + 1) for side in shape]  # 60 A each
-        texture = ndimage.zoom(rng.normal(1, 0.1, grains), [side / g for side, g in zip(shape, grains)], order=1)
-        total += (blob["darkness"] * inside * texture[: shape[0], : shape[1]]).astype(np.float32)
-    return np.minimum(total, 0.8)
-
-
-def _draw_places(
-    seed: int, number: int, shape: tuple[int, int], diameter: float, count: int, blobs: list[dict[str, Any]]
-) -> tuple[Array, Array]:
-    """Coordinates (m, 2) as (x, y) and rotations (m, 3, 3) of one micrograph: random, apart, and off the dirt."""
-    rng = stream(seed, POSITIONS, number)
-    margin = 0.75 * diameter
-    low, high = np.full(2, margin), np.array(shape[::-1]) - 1 - margin
-    placed = np.empty((0, 2))
-    for _ in range(400 * count):
-        if len(placed) == count:
-            break
-        trial = rng.uniform(low, high)
-        if len(placed) and ((placed - trial) ** 2).sum(axis=1).min() < (1.02 * diameter) ** 2:
-            continue
-        if any(_blob_distance(blob, *trial) < 0.6 * diameter for blob in blobs):
-            continue
-        placed = np.concatenate([placed, trial[None]])
-    return placed, random_rotations(len(placed), rng)
 
 
 def _superposed(projector: Projector, coordinates: Array, rotations: Array, shape: tuple[int, int]) -> Array:
@@ -330,14 +260,6 @@ def _noise(shape: tuple[int, int], pixel: float, transfer: Array, kind: NoiseKin
     power = COHERENT * share(solvent * transfer**2) + INCOHERENT * share(solvent) + SHOT
     white = rng.standard_normal(shape, dtype=np.float32)
     return np.asarray(scipy.fft.rfft2(white) * np.sqrt(power).astype(np.float32))
-
-
-def _illumination(shape: tuple[int, int], rng: np.random.Generator) -> Array:
-    """Relative brightness of beam and ice, a random quadratic surface of about 2 %, zero on average."""
-    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in shape)
-    a = rng.normal(0, 0.02, 5)
-    surface = (a[0] * x + a[1] * (x * x - 1 / 3)) + (a[2] * y + a[3] * (y * y - 1 / 3))[:, None] + a[4] * np.outer(y, x)
-    return np.asarray(surface, dtype=np.float32)
 
 
 def _calibrate(

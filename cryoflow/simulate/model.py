@@ -119,16 +119,26 @@ def align_to_symmetry(chains: list[Array], symmetry: str) -> Alignment:
     if len(group) == 1:
         return np.eye(3), centre, 0.0
     rotation, misfit = np.eye(3), np.inf
-    for rough in _candidates(q, group):
-        candidate = _polish(rough, q, group)
-        placed = [(chain - centre) @ candidate.T for chain in copies]
-        images = (group @ placed[0].T).transpose(0, 2, 1)
-        squares = [((images - chain) ** 2).sum(axis=-1).mean(axis=-1) for chain in placed]
-        residual = float(np.sqrt(np.min(squares, axis=0).max()))
+    rough = _candidates(q, group)
+    # settings that the group makes equivalent are many: three atoms a chain tell which are worth a closer look
+    few = np.array([chain[[0, best // 2, -1]] for chain in copies]) - centre
+    guesses = np.array([_residual(few @ r.T, group) for r in rough])
+    close: Array = np.flatnonzero(guesses <= 1.5 * guesses.min(initial=np.inf) + 0.5)[:4]
+    placed = np.array(copies) - centre
+    for i in close:
+        candidate = _polish(rough[i], q, group)
+        residual = _residual(placed @ candidate.T, group)
         # equal settings differ by the deviations of the chains: keep the first, which is the smaller rotation
         if residual < 0.8 * misfit - 0.01:
             rotation, misfit = candidate, residual
     return rotation, centre, misfit
+
+
+def _residual(chains: Array, group: Array) -> float:
+    """Largest root-mean-square distance of an image of the first of (c, m, 3) chains to the nearest chain."""
+    images = (group @ chains[0].T).transpose(0, 2, 1)
+    squares = [((images - chain) ** 2).sum(axis=-1).mean(axis=-1) for chain in chains]
+    return float(np.sqrt(np.min(squares, axis=0).max()))
 
 
 def _superpose(source: Array, target: Array) -> tuple[Array, Array]:
@@ -177,8 +187,10 @@ def _polish(rotation: Array, q: Array, group: Array) -> Array:
         source = mine @ rotation.T
         source = np.where((source * target).sum(axis=1, keepdims=True) < 0, -source, source)  # half turns
         # w x source = target - source, least squares in w; directions that no axis fixes stay at 0
-        rows = np.concatenate([np.cross(np.eye(3), one).T for one in source[near]] or [np.zeros((1, 3))])
-        step = np.linalg.lstsq(rows, (target - source)[near].ravel() if near.any() else np.zeros(1), rcond=1e-3)[0]
+        rows = np.cross(np.eye(3)[None], source[near][:, None]).transpose(0, 2, 1).reshape(-1, 3)
+        if not near.any():
+            return rotation
+        step = np.linalg.lstsq(rows, (target - source)[near].ravel(), rcond=1e-3)[0]
         rotation = vector_to_rotation(np.rad2deg(step)) @ rotation
     return rotation
 

@@ -16,7 +16,7 @@ from cryoflow.kernels.rotation import quaternion_to_matrix, random_rotations
 from cryoflow.schema import validate
 from cryoflow.simulate.noise import NoiseKind, noise_spectrum, stream
 from cryoflow.simulate.projector import Projector, prepare, slice_spectra
-from cryoflow.simulate.source import Source, load_source
+from cryoflow.simulate.source import Source, check_grid, load_source
 
 __all__ = ["particle_images", "simulate_particles"]
 
@@ -88,7 +88,7 @@ def simulate_particles(
     Returns
     -------
     particles : lazy ``image`` and what an experimenter knows (CTF, optics, micrograph names), no poses.
-    truth : the same rows with ``rotation``, ``shift`` and ``x_contrast``, no images.
+    truth : the same rows with ``rotation``, ``shift`` and ``x_contrast``, no images, and the ``map`` projected.
 
     Raises
     ------
@@ -105,6 +105,7 @@ def simulate_particles(
     _need(shift_sd >= 0 and scale_sd >= 0, "shift_sd and scale_sd of at least 0", (shift_sd, scale_sd))
     _need(particles_per_micrograph >= 1, "at least 1 particle per micrograph", particles_per_micrograph)
     _need(chunk is None or chunk >= 1, "a chunk of at least 1 particle", chunk)
+    check_grid(box, pixel_size)
     power = noise_spectrum(box, pixel_size, noise)
     volume = load_source(source, box=box, pixel_size=pixel_size, symmetry=symmetry, seed=seed)
     microscope = Microscope(voltage, cs, amplitude_contrast, b_factor, pixel_size)
@@ -127,6 +128,7 @@ def simulate_particles(
     images = map_rows(particle_images, rows, shared, outputs={"image": (("y", "x"), "float32")},
                       sizes={"y": box, "x": box})  # fmt: skip
     particles = truth.drop_vars(["rotation", "shift", "x_contrast"]).assign(image=images["image"])
+    truth = truth.assign(map=volume)
     return validate(particles, "simulate_particles"), validate(truth, "simulate_particles")
 
 

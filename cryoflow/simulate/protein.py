@@ -24,7 +24,7 @@ RISE, TWIST = 1.5, 100.0  # angstrom and degrees a residue of an alpha helix, ri
 SPACING = 10.0  # angstrom between the axes of packed helices
 # radius, angle and height of the atoms of one residue about the helix axis (angstrom, degrees): N CA C O CB
 BACKBONE = np.array(
-    [[1.55, -27.6, -0.88], [2.29, 0.0, 0.0], [1.66, 26.9, 1.11], [2.02, 23.9, 2.32], [3.29, -18.4, -0.38]]
+    [[1.55, -27.6, -0.88], [2.29, 0.0, 0.0], [1.66, 26.9, 1.11], [2.02, 23.9, 2.32], [3.29, -18.4, -0.76]]
 )
 
 

@@ -133,7 +133,7 @@ def _centre_fit(values: Any, box: int) -> Any:
     return out
 
 
-def check_symmetry(volume: xr.DataArray, symmetry: str, *, least: float = 0.8) -> None:
+def check_symmetry(volume: xr.DataArray, symmetry: str, *, least: float = 0.93) -> None:
     """Raise ``ParameterError`` unless a map correlates with its symmetrised self, at 8 A or coarser."""
     if len(point_group(symmetry)) == 1:
         return
