@@ -18,7 +18,9 @@ from cryoflow.engine.sums import add, map_leaves
 from cryoflow.errors import ComputeError, CryoflowError, ResourceError
 from cryoflow.kernels.backend import to_device, to_host
 
-__all__ = ["Chunk", "ChunkResult", "Plan", "rows_of", "run_chunk", "sums_of"]
+__all__ = ["TOPIC", "Chunk", "ChunkResult", "Plan", "chunk_of", "rows_of", "run_chunk", "sums_of"]
+
+TOPIC = "cryoflow"  # of the events that workers log
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class ChunkResult:
     sums: Any
 
 
+def chunk_of(task: Any) -> Chunk | None:
+    """The chunk that a task of a graph works on; None for other tasks."""
+    return next((a for a in getattr(task, "args", ()) if isinstance(a, Chunk)), None)
+
+
 def rows_of(result: ChunkResult) -> dict[str, np.ndarray]:
     return result.rows
 
@@ -69,6 +76,7 @@ def run_chunk(
     if plan.source:
         where += f" of {plan.source}"
     device.one_thread()
+    _report(chunk, "start")
     doing = "loading"
     try:
         columns = dict(zip(chunk.names, chunk.load.run(outside)))
@@ -91,7 +99,7 @@ def run_chunk(
         found = f"{type(error).__name__} while {doing}: {error}"
         raise ComputeError(where, expected="the kernel to finish", found=found,
                            remedy="Leave these rows out, or mend them.") from error  # fmt: skip
-    _report(chunk)
+    _report(chunk, "done")
     return ChunkResult(rows, sums)
 
 
@@ -172,14 +180,14 @@ def _checked(got: Mapping[str, Any], output: Output, rows: int) -> np.ndarray:
     return array.astype(output.dtype, copy=False)
 
 
-def _report(chunk: Chunk) -> None:
-    """Tell the client's progress bar (on a worker; the embedded scheduler sees for itself)."""
+def _report(chunk: Chunk, event: str) -> None:
+    """Tell the client what starts and ends here (on a worker; the embedded scheduler sees for itself)."""
     if "distributed" not in sys.modules:
         return
     from distributed import get_worker
 
     try:
         worker = get_worker()
-    except ValueError:
+    except ValueError:  # not on a worker
         return
-    worker.log_event("cryoflow-progress", {"name": chunk.name, "chunk": chunk.index, "rows": chunk.stop - chunk.start})
+    worker.log_event(TOPIC, {"event": event, "chunk": (chunk.name, chunk.index)})

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import uuid
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +9,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from cryoflow.engine.chunk import Chunk
+from cryoflow.engine.chunk import chunk_of
 from cryoflow.engine.device import threads_restored
-from cryoflow.engine.graph import materialise
+from cryoflow.engine.distributed import on_client
+from cryoflow.engine.graph import closure, materialise
 from cryoflow.engine.progress import Progress, wants_progress
-from cryoflow.engine.sums import nbytes
-from cryoflow.errors import ComputeError, CryoflowError, ResourceError
 
 __all__ = ["compute"]
-
-BROADCAST_BYTES = 1 << 20  # shared data from this size on travel to the workers once, outside the graph
 
 
 @dataclass(slots=True)
@@ -71,7 +65,7 @@ def compute(
         draw = wants_progress(None if listener else progress)  # type: ignore[arg-type]
         with Progress(label, _weights(graph), draw=draw and not listener, listener=listener) as bar:
             keys = [leaf.keys for leaf in leaves]
-            results = _embedded(graph, keys, bar) if client is None else _on_client(client, graph, keys, bar)
+            results = _embedded(graph, keys, bar) if client is None else on_client(client, graph, keys, bar)
         for leaf, got in zip(leaves, results):
             leaf.value = leaf.finish(got)
     return tuple(rebuild())
@@ -135,18 +129,12 @@ def _nest(shape: Any, values: Any) -> Any:
 
 
 def _culled(graph: dict[Any, Any], keys: list[Any]) -> dict[Any, Any]:
-    from cryoflow.engine.graph import closure
-
     needed = closure(graph, keys)
     return {k: graph[k] for k in needed}
 
 
-def _chunk_of(node: Any) -> Chunk | None:
-    return next((a for a in getattr(node, "args", ()) if isinstance(a, Chunk)), None)
-
-
 def _weights(graph: Mapping[Any, Any]) -> dict[Any, int]:
-    chunks = {k: _chunk_of(node) for k, node in graph.items()}
+    chunks = {k: chunk_of(node) for k, node in graph.items()}
     return {k: c.stop - c.start for k, c in chunks.items() if c is not None}
 
 
@@ -162,123 +150,3 @@ def _embedded(graph: dict[Any, Any], keys: list[list[Any]], bar: Progress) -> li
     with threads_restored(), done:
         got: list[list[Any]] = get(graph, keys, num_workers=CPU_COUNT)
     return [list(part) for part in got]
-
-
-# --- on a cluster ----------------------------------------------------------------------------------------------------
-
-
-def _on_client(client: Any, graph: dict[Any, Any], keys: list[list[Any]], bar: Progress) -> list[list[Any]]:
-    from concurrent.futures import CancelledError
-
-    from distributed.scheduler import KilledWorker
-
-    graph, held = _broadcast(client, graph)
-    try:
-        with _listening(client, bar):
-            futures = client.get(_placed(client, graph), keys, sync=False)
-            try:
-                return [list(part) for part in client.gather(futures)]
-            except BaseException:
-                client.cancel([f for part in futures for f in part])
-                raise
-    except KilledWorker as error:
-        raise _killed(error, graph) from error
-    except CancelledError as error:
-        raise ComputeError(
-            "compute on the cluster", expected="a scheduler that stays", found=f"{type(error).__name__}: {error}",
-            remedy="Look at the logs of the scheduler; start again.",
-        ) from error  # fmt: skip
-    finally:
-        for future in held:
-            future.release()
-
-
-def _broadcast(client: Any, graph: dict[Any, Any]) -> tuple[dict[Any, Any], list[Any]]:
-    """Send each large piece of shared data to the workers once, outside the graph.
-
-    It goes as a task's constant and not by ``scatter``: the scheduler can then make it anew when its last holder dies.
-    """
-    from dask._task_spec import DataNode
-
-    held: dict[int, Any] = {}
-    new_keys: dict[Any, Any] = {}
-    for key, node in graph.items():
-        shared = isinstance(key, tuple) and str(key[0]).startswith("shared-") and isinstance(node, DataNode)
-        if shared and nbytes(node.value) >= BROADCAST_BYTES:
-            if id(node.value) not in held:
-                held[id(node.value)] = _submit(client, node.value)
-            new_keys[key] = held[id(node.value)].key
-    if not held:
-        return graph, []
-    rest = {k: _renamed(node, new_keys) for k, node in graph.items() if k not in new_keys}
-    futures = list(held.values())
-    if len(client.scheduler_info(n_workers=-1)["workers"]) > 1:
-        with contextlib.suppress(OSError, KeyError, RuntimeError):  # workers that lack it fetch it when they need it
-            client.replicate(futures)
-    return {**rest, **{f.key: f for f in futures}}, futures
-
-
-def _submit(client: Any, value: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
-        return client.submit(_constant, value, key=f"shared-{uuid.uuid4().hex}", pure=False)
-
-
-def _constant(value: Any) -> Any:
-    return value
-
-
-def _renamed(node: Any, subs: Mapping[Any, Any]) -> Any:
-    if not hasattr(node, "dependencies") or not (node.dependencies & subs.keys()):
-        return node
-    return node.substitute(subs)
-
-
-def _placed(client: Any, graph: dict[Any, Any]) -> Any:
-    """The graph with its chunks bound to workers that declare a GPU, if there are such workers."""
-    from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    if not any(w.get("resources", {}).get("GPU", 0) > 0 for w in workers):
-        return graph
-    chunks = {k: v for k, v in graph.items() if (c := _chunk_of(v)) is not None and c.device != "cpu"}
-    rest = {k: v for k, v in graph.items() if k not in chunks}
-    layers = {
-        "rest": MaterializedLayer(rest),
-        "chunks": MaterializedLayer(chunks, annotations={"resources": {"GPU": 1}}),
-    }
-    return HighLevelGraph(layers, {"rest": {"chunks"}, "chunks": {"rest"}})
-
-
-def _killed(error: Any, graph: Mapping[Any, Any]) -> CryoflowError:
-    key = getattr(error, "task", None)
-    chunk = _chunk_of(graph.get(key)) or next((c for k, c in _chunks(graph) if str(k) == str(key)), None)
-    what = f"{chunk.name.rsplit('-', 1)[0]}, rows {chunk.start} to {chunk.stop - 1}" if chunk else f"task {key}"
-    return ResourceError(
-        what, expected="workers that survive the chunk", found=f"it ended its workers repeatedly ({error})",
-        remedy="Most often memory: take a smaller batch or smaller chunks, or fewer threads a worker.",
-    )  # fmt: skip
-
-
-def _chunks(graph: Mapping[Any, Any]) -> list[tuple[Any, Chunk]]:
-    return [(k, c) for k, node in graph.items() if (c := _chunk_of(node)) is not None]
-
-
-class _listening:
-    """Chunk reports of the workers go to the progress bar while this is open."""
-
-    def __init__(self, client: Any, bar: Progress) -> None:
-        self.client, self.bar = client, bar
-        self.on = bool(bar.draw or bar.listener) and not client.asynchronous
-
-    def __enter__(self) -> None:
-        if self.on:
-            self.client.subscribe_topic("cryoflow-progress", self._heard)
-
-    def _heard(self, event: Any) -> None:
-        _, message = event
-        self.bar.finished((message["name"], message["chunk"]))
-
-    def __exit__(self, *_: object) -> None:
-        if self.on:
-            self.client.unsubscribe_topic("cryoflow-progress")
