@@ -29,6 +29,7 @@ def test_soft_edge_is_a_function_of_the_exact_distance():
     expected = np.where(d <= 2, 1.0, np.where(d >= 4.5, 0.0, 0.5 + 0.5 * np.cos(np.pi * (d - 2) / 2.5)))
     np.testing.assert_allclose(masks.soft_edge(binary, 2, 2.5), expected, atol=1e-6)
     assert masks.soft_edge(np.zeros((4, 4, 4), bool), 2, 2).max() == 0
+    assert np.isinf(masks.distance_outside(np.zeros((4, 4, 4), bool))).all()
     assert masks.soft_edge(np.ones((4, 4, 4), bool), 2, 2).min() == 1
 
 

@@ -10,7 +10,15 @@ from cryoflow.errors import ParameterError
 from cryoflow.kernels.backend import array_module, is_device
 from cryoflow.kernels.resolution import low_pass
 
-__all__ = ["auto_mask", "auto_threshold", "largest_component", "raised_cosine", "soft_edge", "soft_sphere"]
+__all__ = [
+    "auto_mask",
+    "auto_threshold",
+    "distance_outside",
+    "largest_component",
+    "raised_cosine",
+    "soft_edge",
+    "soft_sphere",
+]
 
 
 def raised_cosine(distance: Any, start: Any, edge: float) -> Any:
@@ -42,20 +50,31 @@ def soft_sphere(box: int, radius: float, edge: float, *, dims: int = 3, xp: Any 
     return raised_cosine(xp.sqrt(squares), xp.float32(radius), edge).astype(xp.float32)
 
 
+def distance_outside(binary: Any) -> Any:
+    """Exact Euclidean distance, in voxels, of every voxel to the nearest of a binary volume's set; float32.
+
+    Infinite everywhere if the set is empty.
+
+    >>> distance_outside(np.array([0, 0, 1, 0], bool)).tolist()
+    [2.0, 1.0, 0.0, 1.0]
+    """
+    xp = array_module(binary)
+    if not bool(binary.any()):
+        return xp.full(binary.shape, xp.inf, dtype=xp.float32)
+    return _ndimage(binary).distance_transform_edt(~binary).astype(xp.float32)
+
+
 def soft_edge(binary: Any, extend: float, edge: float) -> Any:
     """Grow a binary volume: 1 within ``extend`` voxels of it, raised cosine to 0 at ``extend + edge``.
 
-    Distances are exact Euclidean ones to the nearest voxel of the set. An empty set gives an empty mask.
+    An empty set gives an empty mask.
 
     >>> point = np.zeros((9, 9, 9), bool); point[4, 4, 4] = True
     >>> soft_edge(point, 2, 2)[4, 4].round(2).tolist()
     [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
     """
     xp = array_module(binary)
-    if not bool(binary.any()):
-        return xp.zeros(binary.shape, dtype=xp.float32)
-    distance = _ndimage(binary).distance_transform_edt(~binary).astype(xp.float32)
-    return raised_cosine(distance, xp.float32(extend), edge).astype(xp.float32)
+    return raised_cosine(distance_outside(binary), xp.float32(extend), edge).astype(xp.float32)
 
 
 def largest_component(binary: Any) -> Any:

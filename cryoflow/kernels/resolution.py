@@ -64,9 +64,9 @@ def fsc(a: Any, b: Any, *, dims: int = 3) -> Any:
             remedy="Resample one of them (kernels.fourier.resample) to the other's pixel size and box.",
         )  # fmt: skip
     n = fa.shape[-dims]
-    cross = shell_sum((fa * fb.conj()).real, n, dims=dims)
-    power_a, power_b = (shell_sum(f.real**2 + f.imag**2, n, dims=dims) for f in (fa, fb))
-    xp = array_module(cross)
+    xp = array_module(fa)
+    products = xp.broadcast_arrays(fa.real * fb.real + fa.imag * fb.imag, abs(fa) ** 2, abs(fb) ** 2)
+    cross, power_a, power_b = shell_sum(xp.stack(products), n, dims=dims)
     product = xp.sqrt(power_a) * xp.sqrt(power_b)
     if not bool(xp.isfinite(product).all()):
         raise ParameterError(

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from cryoflow.kernels.masks import soft_edge, soft_sphere
+from cryoflow.kernels.masks import distance_outside, raised_cosine, soft_sphere
 from cryoflow.kernels.resolution import corrected_fsc, fsc, low_pass, phase_randomise
 
-__all__ = ["FSC_CURVES", "FiveCurves", "five_curves", "half_maximum_mask"]
+__all__ = ["FSC_CURVES", "FiveCurves", "five_curves"]
 
 FSC_CURVES = ("none", "spherical", "loose", "tight", "randomised", "corrected")
 
@@ -26,22 +26,6 @@ class FiveCurves:
     curves: dict[str, np.ndarray]
     tight: Any
     randomised_from: int
-
-
-def half_maximum_mask(
-    volume: Any, *, pixel_size: float, one_to: float, zero_from: float, low_pass_to: float | None = None
-) -> Any:
-    """Mask 1 within ``one_to`` angstrom of the density above half the maximum, cosine to 0 at ``zero_from``.
-
-    ``low_pass_to`` (angstrom) filters the map before it is thresholded, lest single noisy voxels set the maximum.
-
-    >>> ball = soft_sphere(16, 4, 2)
-    >>> half_maximum_mask(ball, pixel_size=1.0, one_to=1.0, zero_from=3.0)[8, 8, 8:].round(2).tolist()
-    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
-    """
-    smooth = volume if low_pass_to is None else low_pass(volume, low_pass_to, pixel_size)
-    binary = smooth > 0.5 * smooth.max()
-    return soft_edge(binary, one_to / pixel_size, (zero_from - one_to) / pixel_size)
 
 
 def five_curves(
@@ -83,10 +67,8 @@ def five_curves(
     start = int(below[0]) + 1 if below.size else n // 2 + 1
 
     smooth = low_pass(0.5 * (half1 + half2), mask_low_pass, pixel_size)
-    loose, tight = (
-        half_maximum_mask(smooth, pixel_size=pixel_size, one_to=one_to, zero_from=zero_from)
-        for one_to, zero_from in (LOOSE, TIGHT)
-    )
+    distance = pixel_size * distance_outside(smooth > 0.5 * smooth.max())
+    loose, tight = (raised_cosine(distance, one_to, zero_from - one_to) for one_to, zero_from in (LOOSE, TIGHT))
     if mask is not None:
         tight = mask
     inner, outer = (fraction * n / 2 for fraction in SPHERE)
