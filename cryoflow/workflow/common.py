@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from cryoflow.workflow.runner import Context
 
-__all__ = ["log", "opened", "options", "save"]
+__all__ = ["log", "opened", "options", "save", "text"]
 
 log = logging.getLogger("cryoflow")
 
@@ -41,3 +42,8 @@ def opened(context: Context, name: str) -> xr.Dataset:
     from cryoflow.io import open_store
 
     return open_store(context.folder.path / name)
+
+
+def text(names: xr.DataArray) -> np.ndarray[Any, np.dtype[np.str_]]:
+    """Names as an array of fixed width; stores give strings of any length, which not everything compares."""
+    return np.array([str(name) for name in names.values], dtype=np.str_)

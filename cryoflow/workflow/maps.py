@@ -14,7 +14,7 @@ from cryoflow.workflow.check import MODELS
 from cryoflow.workflow.common import log, opened, options, save
 from cryoflow.workflow.folder import write_text
 from cryoflow.workflow.runner import Context, plain
-from cryoflow.workflow.sources import TRUTH_MAP, located, read_stack
+from cryoflow.workflow.sources import located, read_stack, true_map
 
 __all__ = ["postprocess", "reference_map", "refine", "report", "sharpen_files"]
 
@@ -44,12 +44,15 @@ def refine(context: Context) -> dict[str, Any]:
     assert stage is not None
     particles = particles_of(context)
     box, pixel = particles.sizes["x"], float(particles["pixel_size"].values[0])
-    source = Path(stage.reference) if stage.reference is not None else folder / TRUTH_MAP
+    if stage.reference is not None:
+        reference = reference_map(Path(stage.reference), box=box, pixel_size=pixel)
+    else:
+        reference = true_map(folder, box=box, pixel_size=pixel)
     arguments = options(stage, "reference", "mask")
     if stage.mask is not None:
         arguments["mask"] = reference_map(stage.mask, box=box, pixel_size=pixel)
     result = refine_particles(
-        particles, reference_map(source, box=box, pixel_size=pixel), **arguments,
+        particles, reference, **arguments,
         store=folder / "stores/refine", client=context.client, on_iteration=_tell,
     )  # fmt: skip
     for warning in result.warnings:
@@ -149,9 +152,10 @@ def truth_figures(folder: Path, result: xr.Dataset) -> dict[str, Any]:
     from cryoflow.io import read_map
     from cryoflow.kernels.resolution import fsc, resolution_at
 
-    truth, found, mask = read_map(folder / TRUTH_MAP), read_map(folder / "map.mrc"), result["mask"].values
-    curve = fsc(truth.values * mask, found.values * mask)
-    return {"truth_resolution": float(resolution_at(curve, mask.shape[0], float(found.attrs["pixel_size"]), 0.5))}
+    found, mask = read_map(folder / "map.mrc"), result["mask"].values
+    box, pixel = mask.shape[0], float(found.attrs["pixel_size"])
+    curve = fsc(true_map(folder, box=box, pixel_size=pixel).values * mask, found.values * mask)
+    return {"truth_resolution": float(resolution_at(curve, box, pixel, 0.5))}
 
 
 def report(context: Context) -> dict[str, Any]:

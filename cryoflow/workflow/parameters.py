@@ -131,6 +131,13 @@ class Extract(Stage):
     rescale: Even | None = Field(None, description="Box after Fourier cropping, pixels")
     background_diameter: Positive | None = Field(None, description="Diameter outside which is background, angstrom")
     invert: bool | None = Field(None, description="Invert the contrast; decided from the micrographs if not given")
+    normalise: bool = Field(True, description="Background to mean 0 and standard deviation 1")
+    ramp: bool = Field(True, description="Fit a plane to the background, else the mean")
+    white_dust: float = Field(-1.0, description="Remove pixels so many sigmas above the mean; negative: off")
+    black_dust: float = Field(-1.0, description="Remove pixels so many sigmas below the mean; negative: off")
+    edge: Literal["box", "particle", "keep"] = Field(
+        "box", description="Drop particles whose box, or whose background circle, leaves the micrograph; or keep all"
+    )
 
     @model_validator(mode="after")
     def _shrinks(self) -> Extract:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from cryoflow.errors import ParameterError
-from cryoflow.workflow.common import log, opened, options, save
+from cryoflow.workflow.common import log, opened, options, save, text
 from cryoflow.workflow.runner import Context
 from cryoflow.workflow.sources import located, usable, with_images
 
@@ -51,8 +51,8 @@ def pick(context: Context) -> dict[str, Any]:
         )  # fmt: skip
     save(context, picks, "stores/picks.zarr", "pick_particles", stage)
     _write_picks(picks, context.folder.path / "picks")
-    names, counts = np.unique(picks["micrograph_name"].values.astype(str), return_counts=True)
-    good = micrographs["micrograph_name"].values[micrographs["usable"].values].astype(str)
+    names, counts = np.unique(text(picks["micrograph_name"]), return_counts=True)
+    good = text(micrographs["micrograph_name"])[micrographs["usable"].values]
     for name in sorted(set(good) - set(names)):
         log.warning("micrograph %s: no particle picked", name)
     return {"particles": int(counts.sum()), "particles_per_micrograph": float(counts.mean())}
@@ -62,7 +62,7 @@ def _write_picks(picks: xr.Dataset, folder: Path) -> None:
     """One STAR file of coordinates a micrograph."""
     from cryoflow.io import write_coordinates
 
-    names = picks["micrograph_name"].values.astype(str)
+    names = text(picks["micrograph_name"])
     folder.mkdir(exist_ok=True)
     for name in np.unique(names):
         mine = picks.isel(particle=np.flatnonzero(names == name))

@@ -10,41 +10,39 @@ import xarray as xr
 
 from cryoflow.errors import ParameterError
 from cryoflow.workflow.check import micrograph_paths
-from cryoflow.workflow.common import log, opened, options, save
+from cryoflow.workflow.common import log, opened, options, save, text
 from cryoflow.workflow.model import Workflow
-from cryoflow.workflow.parameters import Simulate
 from cryoflow.workflow.runner import Context
 
-__all__ = ["import_micrographs", "import_particles", "located", "read_stack", "simulate", "usable", "with_images"]
-
-TRUTH_MAP = "simulated/truth.mrc"
+__all__ = [
+    "import_micrographs",
+    "import_particles",
+    "located",
+    "read_stack",
+    "simulate",
+    "true_map",
+    "usable",
+    "with_images",
+]
 
 
 def simulate(context: Context) -> dict[str, Any]:
-    """Micrographs of a known structure, its poses and, on the grid of the particles to come, its map."""
-    from cryoflow.io import write_map
+    """Micrographs of a known structure; its map, poses and places are kept beside them."""
     from cryoflow.simulate import save_simulation, simulate_micrographs
 
-    stage, extract = context.workflow.simulate, context.workflow.extract
+    stage = context.workflow.simulate
     assert stage is not None
     micrographs, truth = simulate_micrographs(**options(stage))
-    save_simulation(micrographs, truth, context.folder.path / "simulated/micrographs")
-    box, pixel = int(truth.attrs["box"]), stage.pixel_size
-    if extract is not None:
-        box = extract.rescale or extract.box
-        pixel *= extract.box / box
-    write_map(context.folder.path / TRUTH_MAP, _true_map(stage, box, pixel))
+    save_simulation(micrographs, truth, context.folder.path / "simulated")
     return {"micrographs": stage.n, "particles": truth.sizes["particle"], "snr": stage.snr}
 
 
-def _true_map(stage: Simulate, box: int, pixel_size: float) -> xr.DataArray:
-    from cryoflow.simulate import procedural_protein
-    from cryoflow.simulate.source import load_source
+def true_map(folder: Path, *, box: int, pixel_size: float) -> xr.DataArray:
+    """The simulated structure on the grid of the particles."""
+    from cryoflow.io import read_map
+    from cryoflow.simulate.source import regrid
 
-    grid: dict[str, Any] = {"box": box, "pixel_size": pixel_size, "symmetry": stage.symmetry, "seed": stage.seed}
-    if stage.source is None:
-        return procedural_protein(**grid, size=stage.diameter or 120.0)
-    return load_source(stage.source, **grid)
+    return regrid(read_map(folder / "simulated/truth.mrc"), box=box, pixel_size=pixel_size)
 
 
 def import_micrographs(context: Context) -> dict[str, Any]:
@@ -87,7 +85,8 @@ def located(ds: xr.Dataset, context: Context) -> xr.Dataset:
 def with_images(context: Context, name: str) -> xr.Dataset:
     """A store of micrograph metadata, with the lazy images of the files beside it."""
     known, files = opened(context, name).load(), _open_micrographs(context)
-    return known.assign(micrograph=files["micrograph"])
+    names = ("micrograph", text(known["micrograph_name"]))
+    return known.assign(micrograph=files["micrograph"], micrograph_name=names)
 
 
 def usable(ds: xr.Dataset) -> dict[str, Any]:
