@@ -170,22 +170,52 @@ def test_every_row_that_fails_says_why_and_the_others_are_kept() -> None:
     spotted = good.copy()
     spotted[:120, :120] = np.nan  # one of four corners: those tiles are left out
     blank, noise = np.full_like(good, 7.0), simulated(9, 2e4, 2e4, snr=0, shape=(700, 720))
-    infinite = good.copy()
-    infinite[350, 360] = np.inf  # lies in every tile
-    skipped = ("micrograph", [True, True, True, True, True, True, False])
-    reasons = ("micrograph", np.array(["", "", "", "", "", "", "not a micrograph"], dtype=object))
-    ds = dataset([good, broken, spotted, blank, noise, infinite, good], usable=skipped, reason=reasons)
+    riddled, hole = good.copy(), good.copy()
+    riddled[np.random.default_rng(0).random(good.shape) < 0.05] = np.inf
+    hole[350, 360] = np.inf  # lies in every tile, and is filled
+    skipped = ("micrograph", [True] * 7 + [False])
+    reasons = ("micrograph", np.array([""] * 7 + ["not a micrograph"], dtype=object))
+    ds = dataset([good, broken, spotted, blank, noise, riddled, hole, good], usable=skipped, reason=reasons)
     out = estimate_ctf(ds, box=512)
-    assert out["usable"].values.tolist() == [True, False, True, False, False, False, False]
+    assert out["usable"].values.tolist() == [True, False, True, False, False, False, True, False]
     reason = [str(r) for r in out["reason"].values]
-    assert reason[0] == reason[2] == ""
+    assert reason[0] == reason[2] == reason[6] == ""
+    assert abs(out["defocus_u"].values[6] - out["defocus_u"].values[0]) < 60
     assert "finite" in reason[1]
     assert "blank" in reason[3]
     assert "no Thon rings" in reason[4]
     assert "clean" in reason[5]
-    assert reason[6] == "not a micrograph"
+    assert reason[7] == "not a micrograph"
     assert np.isfinite(out["defocus_u"].values).tolist() == out["usable"].values.tolist()
     validate(out, required=("defocus_u", "ctf_score", "power_spectrum", "frequency"))
+
+
+def test_optics_groups_of_different_pixels_share_one_frequency_axis() -> None:
+    fine, coarse = Optics(300.0, 2.7, 0.07, 1.1), Optics(200.0, 1.4, 0.1, 1.7)
+    shape = (900, 940)
+    images = [
+        simulated(20, 16500, 15500, 30, optics=coarse, shape=shape),
+        simulated(21, 12200, 11800, 30, optics=fine, shape=shape),
+    ]
+    ds = dataset(images, fine)
+    names = ("voltage", "cs", "amplitude_contrast", "pixel_size")
+    groups = {name: ("optics", [getattr(fine, name), getattr(coarse, name)]) for name in names}
+    ds = ds.drop_vars(names).assign(groups | {"optics_group": ("micrograph", [1, 0])})
+    out = estimate_ctf(ds)
+    assert out["usable"].values.all()
+    np.testing.assert_allclose(0.5 * (out["defocus_u"] + out["defocus_v"]), [16000, 12000], atol=120)
+    s, fit = out["frequency"].values, out["ctf_fit"].values
+    assert s[-1] == pytest.approx(0.5 / 1.7, rel=0.01)
+    zeros = [s[5:100][np.argmin(row[5:100])] for row in fit]  # the same shells mean the same frequencies in both rows
+    for zero, optics, z in zip(zeros, (coarse, fine), (16000.0, 12000.0)):
+        phase = optics.aberration(np.array(zero), z) + optics.constant_phase
+        assert abs(np.sin(phase)) < 0.2
+
+
+def test_range_of_one_defocus_still_finds_the_astigmatism() -> None:
+    search = SearchRange(30.0, 5.0, 15000.0, 15020.0, 3000.0)
+    fit = fit_micrograph(simulated(22, 15510, 14510, 30, snr=2.0), TITAN, search)
+    assert abs(astigmatism(fit.defocus.u, fit.defocus.v, fit.defocus.angle) - astigmatism(15510, 14510, 30)) < 200
 
 
 @pytest.mark.parametrize(

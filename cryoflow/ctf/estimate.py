@@ -42,7 +42,7 @@ def ctf_rows(
     rows |= {name: np.full((n, box // 2), np.nan, np.float32) for name in CURVES}
     rows["power_spectrum"] = np.full((n, 2 * reach + 1, reach + 1), np.nan, np.float16)
     rows["usable"] = np.ones(n, bool) if usable is None else np.array(usable, bool)
-    rows["reason"] = np.array([""] * n if reason is None else [str(r) for r in reason], object)
+    rows["reason"] = np.array([""] * n if reason is None else [str(r or "") for r in reason], object)
     for i in range(n):
         if not rows["usable"][i]:
             continue

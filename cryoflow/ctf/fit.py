@@ -27,7 +27,9 @@ __all__ = ["CtfFit", "fit_micrograph", "significance"]
 
 SECTORS = 36
 SIGNIFICANT = 6.5  # in standard deviations of the score of one trial on noise; the best of all trials reaches about 5
-EDGE = 1e-3  # of the search range: a fit this near its end would have gone further
+PHASES_TRIED = 1.0  # is added to it if phases are searched: noise reaches higher
+EDGE = 1e-3  # of the search range, and
+EDGE_ANGSTROM = 5.0  # besides: a fit this near the end of the range would have gone further
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,12 +104,13 @@ def fit_micrograph(
 
 
 def _verdict(defocus: Defocus, resolution: float, search: SearchRange, radii: int) -> str:
-    if significance(defocus.score, SECTORS, radii) < SIGNIFICANT:
+    least = SIGNIFICANT + (PHASES_TRIED if search.phase_shift else 0.0)
+    if significance(defocus.score, SECTORS, radii) < least:
         return f"no Thon rings: score {defocus.score:.3f} is that of noise"
     if not np.isfinite(resolution):
         return "no Thon rings: the fit does not hold at low frequency"
     low, high = search.min_defocus, search.max_defocus
-    margin = EDGE * (high - low)
+    margin = EDGE * (high - low) + EDGE_ANGSTROM
     if not low + margin < defocus.mean < high - margin:
         return f"defocus {defocus.mean:.0f} A lies at the end of the search range"
     return ""

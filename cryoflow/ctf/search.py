@@ -104,6 +104,7 @@ def _candidates(table: RingTable, search: SearchRange) -> Array:
     first, last = np.searchsorted(table.defocus, [search.min_defocus, search.max_defocus + 1e-6])
     reach = int(np.abs(offsets).max())
     first, last = max(int(first), reach), min(int(last), table.defocus.size - reach)
+    last = max(last, first + 1)  # a range narrower than a step is still searched in astigmatism
     phases = np.deg2rad(np.arange(0.0, 180.0, PHASE_STEP)) if search.phase_shift else np.zeros(1)
     found = []
     for phase in phases:
@@ -145,7 +146,7 @@ def search_defocus(table: RingTable, search: SearchRange) -> Defocus:
     free = 4 if search.phase_shift else 3
     best: tuple[float, Array] | None = None
     for peak in _candidates(table, search):
-        start = np.array([*peak[:3], 1e3 * peak[3]])[:free]
+        start = np.array([np.clip(peak[0], search.min_defocus, search.max_defocus), *peak[1:3], 1e3 * peak[3]])[:free]
         inward = 1.0 if start[0] < 0.5 * (search.min_defocus + search.max_defocus) else -1.0
         moves = np.diag([inward * step, 2 * step, 2 * step, 150.0][:free])
         moves[1:3] *= np.where(start[1:3] > 0, -1.0, 1.0)[:, None]  # towards less astigmatism, never past the limit

@@ -16,6 +16,7 @@ Array = npt.NDArray[np.floating[Any]]
 CLIP_SIGMAS = 5.0  # beyond this a pixel is a hot pixel, an X-ray or the edge of something that is not ice
 TILES_AT_ONCE = 8
 SAMPLE = 100_003  # pixels that level and deviation are measured on; a prime, so that no column is favoured
+HOLES = 0.01  # of a tile: so many pixels that are not finite are filled, more condemn it
 OUTLIER_MADS = 6.0
 OUTLIER_FLOOR = 0.2  # relative difference in mean or deviation that is never an outlier
 
@@ -72,9 +73,9 @@ def good_tiles(
 ) -> npt.NDArray[np.bool_]:
     """Tiles whose mean and deviation are like those of the others.
 
-    A tile with a NaN pixel or no contrast is bad. Of the rest, those further than ``OUTLIER_MADS`` median absolute
-    deviations from the median are outliers (carbon edges, large contaminants, blank margins), unless they differ by
-    less than a fifth of the typical deviation anyway.
+    A tile with NaN for its mean or deviation, or without contrast, is bad. Of the rest, those further than
+    ``OUTLIER_MADS`` median absolute deviations from the median are outliers (carbon edges, large contaminants, blank
+    margins), unless they differ by less than a fifth of the typical deviation anyway.
 
     >>> good_tiles(np.zeros(9), np.array([1, 1, 1, 1, 1, 1, 1, 0, 3.0])).sum()
     np.int64(7)
@@ -98,8 +99,15 @@ def tile_stacks(image: Any, tile: int, overlap: float = 0.5) -> Iterator[Any]:
     xp = array_module(image)
     corners = tile_corners(image.shape, tile, overlap)
     areas = [image[y : y + tile, x : x + tile] for y, x in corners]
+    holes = xp.isnan(image)
+    if holes.any():
+        lost = to_host(xp.stack([holes[y : y + tile, x : x + tile].mean() for y, x in corners]))
+        filled = xp.where(holes, xp.float32(0), image)
+        areas = [filled[y : y + tile, x : x + tile] for y, x in corners]
+    else:
+        lost = np.zeros(len(areas))
     means = to_host(xp.stack([a.mean() for a in areas]))
-    deviations = to_host(xp.stack([a.std() for a in areas]))
+    deviations = np.where(lost <= HOLES, to_host(xp.stack([a.std() for a in areas])), np.nan)
     good = np.flatnonzero(good_tiles(means, deviations))
     if 4 * good.size < len(areas):
         raise UnusableMicrographError(f"only {good.size} of {len(areas)} areas are clean")
