@@ -53,6 +53,12 @@ def report(folder: str | Path, *, output: str | Path | None = None, title: str =
     import jinja2
 
     run = RunFiles(folder)
+    path = run.folder / "report.html" if output is None else Path(output)
+    if not os.access(path.parent, os.W_OK):  # known before the work of drawing
+        raise ResourceError(
+            str(path), expected="a folder that can be written", found=str(path.parent),
+            remedy="Choose another place with output.",
+        )  # fmt: skip
     name = (
         title or str(run.parameter("report", "title") or "") or str(run.workflow.get("name") or "") or run.folder.name
     )
@@ -69,7 +75,6 @@ def report(folder: str | Path, *, output: str | Path | None = None, title: str =
         sections=sections,
         css=(here / "report.css").read_text(encoding="utf-8"),
     )
-    path = run.folder / "report.html" if output is None else Path(output)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(page, encoding="utf-8")
