@@ -145,7 +145,7 @@ def refine(
 
     Examples
     --------
-    See ``docs/refinement.md``.
+    >>> import cryoflow.refinement  # a whole run: docs/refinement.md
     """
     pixel_size = pixel_size_of(particles) if "pixel_size" in particles else 0.0
     n_half = 2 if classes == 1 else 1
