@@ -153,7 +153,7 @@ def validate(ds: xr.Dataset, where: str = "dataset", *, required: Iterable[str] 
     require(ds, where, required)
     for name, array in ds.variables.items():
         key = str(name)
-        if key.startswith("x_") or key in ds.dims:
+        if key.startswith("x_") or (key in ds.dims and array.ndim == 1):
             continue
         variable = describe(key)
         if not _dims_agree(variable.dims, array.dims):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["is_text", "read_star", "write_star"]
 
 _TOKEN = re.compile(r'"((?:[^"]|"(?!\s|$))*)"(?=\s|$)|\'((?:[^\']|\'(?!\s|$))*)\'(?=\s|$)|(\S+)')
+# text that must be quoted: empty, with blanks, or starting like something else of the format
+_QUOTED = re.compile(r"\s|^[\"'#_;]|^data_|^loop_|^$")
 _NOT_A_NUMBER = ["nan", "NaN", "NAN", "-nan", "-NaN"]
 # labels whose values are text even where they look like numbers ("0001" is a name)
 _TEXT = re.compile(r"Name|ReferenceImage|CtfImage|Zernike|Reason$")
@@ -278,12 +280,11 @@ def _plain(value: object) -> str:
 
 
 def _quote(text: str, where: str) -> str:
+    if _QUOTED.search(text) is None:
+        return text
     if "\n" in text or "\r" in text or ('"' in text and "'" in text):
         raise FormatError(where, expected="text on one line with one kind of quotes", found=repr(text[:80]))
-    special = not text or text[0] in "\"'#_;" or text.startswith(("data_", "loop_"))
-    if special or any(c.isspace() for c in text):
-        return f"'{text}'" if '"' in text else f'"{text}"'
-    return text
+    return f"'{text}'" if '"' in text else f'"{text}"'
 
 
 def _loop(table: pd.DataFrame, where: str) -> Iterator[bytes]:
