@@ -1,6 +1,6 @@
 #!/bin/sh
 # A scheduler and a worker for every GPU of this machine (CUDA_VISIBLE_DEVICES chooses among them).
-#   cluster/local-cuda.sh           then: --client scheduler.json, or connect("scheduler.json")
+#   cluster/local-cuda.sh           then: --cluster scheduler.json, or connect("scheduler.json")
 set -eu
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 dask scheduler --host 127.0.0.1 --scheduler-file scheduler.json &

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A scheduler and a worker process for every core of this machine, to share between several runs and notebooks.
-#   cluster/local.sh [WORKERS]      then: --client scheduler.json, or connect("scheduler.json")
+#   cluster/local.sh [WORKERS]      then: --cluster scheduler.json, or connect("scheduler.json")
 set -eu
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 workers=${1:-$(nproc)}

@@ -293,6 +293,22 @@ def test_ssh_hosts() -> None:
     assert spec["remote_python"] == "python3"
 
 
+def test_an_ssh_host_that_refuses() -> None:
+    pytest.importorskip("asyncssh", reason="needs cryoflow[clusters]")
+    with (
+        pytest.raises(ResourceError, match="login by key"),
+        connect("ssh:127.0.0.1", connect_options={"known_hosts": None, "port": 1}),
+    ):
+        pass
+
+
+def test_slurm_away_from_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue", reason="needs cryoflow[clusters]")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ResourceError, match="sbatch"), connect("slurm:2"):
+        pass
+
+
 # --- ready files -----------------------------------------------------------------------------------------------------
 
 
@@ -302,9 +318,12 @@ def test_the_jobqueue_file_describes_whole_jobs() -> None:
     jobqueue = pytest.importorskip("dask_jobqueue", reason="needs cryoflow[clusters]")
     import dask
 
-    with dask.config.set({"jobqueue.slurm": slurm}):
-        job = jobqueue.SLURMCluster.job_cls(scheduler="tcp://x:1", name="n", config_name="slurm")
-        assert "#SBATCH" in job.job_script()
+    with dask.config.set({f"jobqueue.slurm.{k}": v for k, v in slurm.items()}):
+        script = jobqueue.SLURMCluster.job_cls(scheduler="tcp://x:1", name="n", config_name="slurm").job_script()
+    assert "#SBATCH -n 1\n" in script
+    assert "OMP_NUM_THREADS=1" in script
+    assert "--nthreads 1 " in script
+    assert "--nworkers 16 " in script
 
 
 def test_the_kubernetes_file_names_one_image_and_the_service() -> None:

@@ -126,7 +126,7 @@ rows = int(sys.argv[1])
 image = da.random.default_rng(1).normal(size=(rows, 96, 96), chunks=(250, 96, 96)).astype("f4")
 ds = xr.Dataset({"image": (("particle", "y", "x"), image)})
 model = np.ones((192, 192, 97), "f4")
-r, s = compute(*map_reduce(kernel, ds, {"model": model}, outputs=["norm"], batch=50, lanes=8))
+r, s = compute(*map_reduce(kernel, ds, {"model": model}, outputs=["norm"], batch=50, lanes=4))
 assert s["n"] == rows and r.norm.shape == (rows,)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -72,7 +72,7 @@ def connect(
     ``cuda[:n]``                 one worker process for each of n GPUs of this machine (all); needs cryoflow[cuda12/13]
     ``tcp://host:port``          a scheduler that runs already; also ``tls://``
     ``scheduler.json``           the same, by its scheduler file
-    ``ssh:host1,host2``          a scheduler on the first host and a worker on each; needs cryoflow[clusters]
+    ``ssh:host1,host2``          a scheduler on the first host, a worker with all cores on each; cryoflow[clusters]
     ``slurm[:n]``                n Slurm jobs as ``jobqueue.yaml`` describes them (1); needs cryoflow[clusters]
     ``kubernetes:name``          a cluster of the Dask operator that runs already, or one made from a ``.yaml`` file
     ===========================  =================================================================================
@@ -165,10 +165,13 @@ def _cuda(address: Address, options: dict[str, Any]) -> Any:
 
 
 def ssh_spec(address: Address, options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``distributed.SSHCluster``: the first host runs the scheduler, every host a worker."""
+    """Arguments of ``distributed.SSHCluster``: the first host runs the scheduler, every host a worker.
+
+    A worker has a thread for each core of its host, as the embedded scheduler has; ``worker_options={"nthreads": 1,
+    "n_workers": 16}`` asks for processes instead.
+    """
     hosts = list(address.names)
-    return {"hosts": [hosts[0], *hosts], "worker_options": {"nthreads": 1, "n_workers": -1},
-            "connect_options": {"known_hosts": "~/.ssh/known_hosts"}, **options}  # fmt: skip
+    return {"hosts": [hosts[0], *hosts], **options}
 
 
 def _ssh(address: Address, options: dict[str, Any]) -> Any:
@@ -179,7 +182,7 @@ def _ssh(address: Address, options: dict[str, Any]) -> Any:
         raise _missing("ssh", "asyncssh", "clusters", error) from error
     try:
         return SSHCluster(**ssh_spec(address, options))
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # asyncssh has errors of its own
         raise ResourceError(
             f"connect to ssh:{','.join(address.names)}", expected="hosts that take a login by key", found=str(error),
             remedy="Try `ssh HOST python -c 'import cryoflow'`.",
@@ -187,10 +190,15 @@ def _ssh(address: Address, options: dict[str, Any]) -> Any:
 
 
 def _slurm(address: Address, options: dict[str, Any]) -> Any:
+    import shutil
+
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
         raise _missing("slurm", "dask-jobqueue", "clusters", error) from error
+    if shutil.which("sbatch") is None:
+        raise ResourceError("connect to slurm", expected="the command sbatch", found="none on this machine's path",
+                            remedy="Start from a login node.")  # fmt: skip
     try:
         cluster = SLURMCluster(**options)
     except ValueError as error:
