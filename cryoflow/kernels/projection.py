@@ -1,7 +1,7 @@
 """Central slices of a Fourier volume, and their exact adjoint.
 
-A volume of box n is divided by the transform of the interpolation kernel, zero-padded ``padding`` times, transformed and
-kept as the half x >= 0 inside a sphere. A slice reads it by trilinear interpolation on the plane A.T (kx, ky, 0);
+A volume of box n is divided by the transform of the interpolation kernel, zero-padded ``padding`` times, transformed
+and kept as the half x >= 0. A slice reads it by trilinear interpolation on the plane A.T (kx, ky, 0);
 the adjoint adds a slice, and its weights, onto the same grid with the same coefficients.
 
 Source: Scheres 2012, J. Struct. Biol. 180:519 (padding, interpolation); Penczek et al. 2004, Ultramicroscopy 100:1.
@@ -13,7 +13,6 @@ from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from cryoflow.errors import ParameterError
 from cryoflow.kernels.backend import array_module, fft_module, is_device
@@ -26,6 +25,7 @@ __all__ = [
     "prepare_volume",
     "project",
     "project_adjoint",
+    "reach_of",
     "slices",
     "trilinear_coordinates",
 ]
@@ -41,6 +41,17 @@ def gridding_correction(n: int, padding: int, *, xp: Any = np) -> Any:
     return (one[:, None, None] * one[:, None] * one).astype(np.float32)
 
 
+def reach_of(radius: int, padding: int) -> int:
+    """Half width, in grid units, of a grid on which every cell touched by samples up to shell ``radius`` exists.
+
+    A sample of shell s lies within s + 1/2, that is within padding (s + 1/2) grid units.
+
+    >>> [reach_of(10, p) for p in (1, 2, 3)]
+    [11, 21, 32]
+    """
+    return padding * radius + (padding + 1) // 2
+
+
 def prepare_volume(volume: Any, *, box: int | None = None, radius: int | None = None, padding: int = 2) -> Any:
     """Padded half transform of ``volume`` ready for ``slices``.
 
@@ -53,7 +64,7 @@ def prepare_volume(volume: Any, *, box: int | None = None, radius: int | None = 
 
     Returns
     -------
-    (2 R + 3, 2 R + 3, R + 2) complex64 with R = padding * radius; index (z + R + 1, y + R + 1, x), x >= 0.
+    (2 R + 1, 2 R + 1, R + 1) complex64 with R = ``reach_of(radius, padding)``; index (z + R, y + R, x), x >= 0.
     """
     m = volume.shape[-1]
     if volume.shape != (m, m, m):
@@ -67,12 +78,12 @@ def prepare_volume(volume: Any, *, box: int | None = None, radius: int | None = 
     inside = slice(first, first + m)
     padded[inside, inside, inside] = volume / gridding_correction(m, padding, xp=xp)
     spectrum = fft.rfftn(xp.fft.ifftshift(padded))
-    reach = padding * r + 1
+    reach = reach_of(r, padding)
     out = xp.zeros((2 * reach + 1, 2 * reach + 1, reach + 1), dtype=np.complex64)
     k = xp.arange(-reach, reach + 1)
     usable = xp.abs(k) <= (size - 1) // 2
     index = k[usable] % size
-    width = min(reach + 1, spectrum.shape[-1])
+    width = min(reach + 1, (size + 1) // 2)  # no Nyquist plane on any axis
     block = spectrum[index][:, index][:, :, :width]
     where = xp.flatnonzero(usable)
     lo, hi = int(where[0]), int(where[-1]) + 1
@@ -194,7 +205,7 @@ def slices(volume: Any, rotations: Any, samples: Samples, *, count: int | None =
 
 def accumulator(radius: int, padding: int = 2, *, xp: Any = np) -> Any:
     """Zeroed sums (Z, Y, X, 4) float32 for slices up to shell ``radius``: real, imaginary, weight, unused."""
-    reach = padding * radius + 1
+    reach = reach_of(radius, padding)
     return xp.zeros((2 * reach + 1, 2 * reach + 1, reach + 1, 4), dtype=np.float32)
 
 
@@ -215,12 +226,11 @@ def insert_slices(
 
 
 def _check_reach(shape: tuple[int, ...], samples: Samples, count: int, padding: int) -> None:
-    needed = padding * int(samples.shell[count - 1]) if count else 0
-    # a sample of shell s lies within s + 1/2
-    if shape[0] // 2 < needed + 1 or shape[2] < needed + 2 or len(samples) < count:
+    needed = reach_of(int(samples.shell[count - 1]) if 0 < count <= len(samples) else 0, padding)
+    if shape[0] // 2 < needed or shape[2] < needed + 1 or len(samples) < count:
         raise ParameterError(
             "slices",
-            expected=f"a volume prepared to shell {int(samples.shell[count - 1])} with padding {padding}",
+            expected=f"a volume prepared to the shell of sample {count} of {len(samples)} with padding {padding}",
             found=f"shape {shape[:3]}",
             remedy="Prepare the volume with a larger radius or use fewer samples.",
         )
@@ -256,7 +266,7 @@ def _place(values: Any, samples: Samples, xp: Any) -> Any:
 
 
 def project_adjoint(images: Any, rotations: Any, *, padding: int = 2) -> Any:
-    """Exact adjoint of ``project``: (R, n, n) images to the (n, n, n) map with <project(v), y> = <v, project_adjoint(y)>.
+    """Exact adjoint of ``project``: (R, n, n) images to an (n, n, n) map, <project(v), y> = <v, project_adjoint(y)>.
 
     >>> rng = np.random.default_rng(0)
     >>> v, y = rng.normal(size=(8, 8, 8)).astype("f4"), rng.normal(size=(1, 8, 8)).astype("f4")
@@ -285,7 +295,7 @@ def _adjoint_of_prepare(half: Any, n: int, padding: int) -> Any:
     k = xp.arange(-reach, reach + 1)
     usable = xp.flatnonzero(xp.abs(k) <= (size - 1) // 2)
     index = k[usable] % size
-    width = min(reach + 1, full.shape[-1])
+    width = min(reach + 1, (size + 1) // 2)
     block = half[usable][:, usable][:, :, :width]
     # irfftn counts columns x > 0 twice (once as mates) and the column x = 0 once: halve, then take the real part there
     weight = xp.full(width, 0.5, dtype=np.float32)

@@ -139,7 +139,7 @@ def grid_to_map(values: Any, m: int, *, box: int, padding: int = 2) -> Any:
     k = xp.arange(-reach, reach + 1)
     usable = xp.flatnonzero(xp.abs(k) <= (size - 1) // 2)
     index = k[usable] % size
-    width = min(reach + 1, full.shape[-1])
+    width = min(reach + 1, (size + 1) // 2)
     lo, hi = int(usable[0]), int(usable[-1]) + 1
     full[index[:, None], index[None, :], :width] = values[lo:hi, lo:hi, :width]
     real = xp.fft.fftshift(fft.irfftn(full, s=(size, size, size)))
