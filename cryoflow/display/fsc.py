@@ -47,24 +47,28 @@ def draw_fsc(
     for level in thresholds:
         ax.axhline(level, color=INK, lw=0.8, ls=(0, (4, 3)), alpha=0.55, zorder=1)
         ax.annotate(
-            f"{level:g}", (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points",
-            fontsize=7.5, ha="right", alpha=0.8,
+            f"{level:g}", (0, level), xycoords=("axes fraction", "data"), xytext=(3, 2), textcoords="offset points",
+            fontsize=7.5, alpha=0.8,
         )  # fmt: skip
     ax.axhline(0, color=INK, lw=0.6, alpha=0.4, zorder=1)
     for i, (name, curve) in enumerate(curves.items()):
         colour, dashes, width = _LOOK.get(name, (CYCLE[i % len(CYCLE)], "-", 1.5))
         ax.plot(s[1:], np.asarray(curve)[1:], color=colour, ls=dashes, lw=width, label=name, zorder=2 + (width > 2))
     if resolution is not None and np.isfinite(resolution):
-        ax.plot([1 / resolution] * 2, [-0.1, 0.143], color=CYCLE[0], lw=1, zorder=1.5)
-        ax.plot([1 / resolution], [0.143], "o", color=CYCLE[0], ms=5, zorder=5)
-        right = 1 / resolution < 0.6 * s[-1]
+        final = float(np.asarray(curves.get("corrected", [0.0]))[-1])
+        nyquist = 1 / resolution >= 0.999 * s[-1]
+        level = max(final, 0.143) if nyquist else 0.143  # a curve that never falls ends above the threshold
+        ax.plot([1 / resolution] * 2, [-0.1, level], color=CYCLE[0], lw=1, zorder=1.5)
+        ax.plot([1 / resolution], [level], "o", color=CYCLE[0], ms=5, zorder=5, clip_on=False)
+        right = 1 / resolution < 0.75 * s[-1]
         ax.annotate(
-            f"{resolution:.2f} Å", (1 / resolution, 0.143), xytext=(6 if right else -6, 7), textcoords="offset points",
-            ha="left" if right else "right", fontsize=10, fontweight="bold", color=CYCLE[0],
+            f"{resolution:.2f} Å" + (" (Nyquist)" if nyquist else ""), (1 / resolution, level),
+            xytext=(6, 7) if right else (-7, -15), textcoords="offset points", ha="left" if right else "right",
+            fontsize=10, fontweight="bold", color=CYCLE[0],
         )  # fmt: skip
     ax.set(xlim=(0, s[-1]), ylim=(-0.1, 1.04), ylabel="Fourier shell correlation")
     _angstrom_axis(ax, s[-1])
-    ax.legend(loc="upper right", handlelength=1.6)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(3, len(curves)), handlelength=1.6, borderpad=0.2)
 
 
 def _angstrom_axis(ax: Axes, last: float) -> None:

@@ -90,7 +90,7 @@ def draw_surfaces(axes: Sequence[Axes], volume: np.ndarray, *, pixel_size: float
     if inside.size:
         half = int(min(n // 2, np.abs(inside - n // 2).max() + 3))
     cut = volume[(slice(n // 2 - half, n // 2 + half),) * 3]
-    size = max(2 * half, min(box, 4 * half))
+    size = max(2 * half, min(box, 12 * half))
     fine = resample(np.ascontiguousarray(cut), size, dims=3)
     for axis, (ax, view) in enumerate(zip(axes, VIEWS, strict=True)):
         ax.imshow(render_surface(fine, level, axis), origin="lower", interpolation="bilinear")

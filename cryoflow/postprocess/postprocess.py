@@ -23,6 +23,7 @@ __all__ = ["postprocess"]
 Volume = np.ndarray | xr.DataArray
 
 SIGNIFICANT = 5.0  # standard deviations of noise the halves must correlate by before a resolution is named
+POOR_FIT = -0.9  # a Guinier line of a weaker correlation is reported as uncertain
 
 
 def postprocess(
@@ -236,4 +237,6 @@ def _fit(
         notes.append(f"B-factor not fitted: too few shells between {low:g} A and {reach}; the map is not sharpened")
     elif fit.slope > 0:
         notes.append(f"Guinier plot rises with resolution (B = {fit.b_factor:.0f} A^2): the map is smoothed by it")
+    elif fit.correlation > POOR_FIT:
+        notes.append(f"poor Guinier fit (correlation {fit.correlation:.2f}): B = {fit.b_factor:.0f} A^2 is uncertain")
     return fit
