@@ -89,7 +89,8 @@ def cross_and_norm(moved: Any, weight: Any, table: Any) -> tuple[Any, Any]:
 
 def expectation(
     image: Any, rotation: Any, shift: Any, norm: Any, half: Any, class_number: Any, group: Any, optics_group: Any,
-    defocus_u: Any, defocus_v: Any, defocus_angle: Any, phase_shift: Any, voltage: Any, cs: Any, amplitude_contrast: Any,
+    defocus_u: Any, defocus_v: Any, defocus_angle: Any, phase_shift: Any,
+    voltage: Any, cs: Any, amplitude_contrast: Any,
     *,
     volumes: Any, coarse_table: Any, fine_table: Any, search: Search, sigma2: Any, scale: Any,
     radii: tuple[int, int, int], pixel_size: float, mask_radius: float, shift_sigma: float,
@@ -179,7 +180,7 @@ def expectation(
                 search.absolute, free_scale, padding, fraction, limit,
                 flat_volumes[h], fine_table[h].view(np.float32), scores,
                 search.rotations, search.children, search.log_prior, search.child_log_prior,
-                search.shifts, search.child_shifts, coarse_phases, fine_phases,
+                search.child_shifts, coarse_phases, fine_phases,
                 _shift_prior(base[i], search.shifts, shift_sigma), _shift_prior(base[i], fine_shifts, shift_sigma),
                 _class_prior(np.asarray(class_number)[i], class_weight[h], lock_classes),
                 kx, ky, shell, k_coarse, k_align, k_model,
@@ -237,7 +238,9 @@ def _class_prior(present: NDArray[np.int_], weight: NDArray[np.float64], lock: b
     return prior
 
 
-def transfer_of(samples: Samples, pixel_size: float, u: Any, v: Any, angle: Any, phase: Any, kv: Any, cs: Any, q: Any) -> Any:
+def transfer_of(
+    samples: Samples, pixel_size: float, u: Any, v: Any, angle: Any, phase: Any, kv: Any, cs: Any, q: Any
+) -> Any:  # fmt: skip
     """CTF (B, K) float32 of particles, one microscope setting at a time."""
     sx, sy = (k.astype(np.float64) / (samples.box * pixel_size) for k in (samples.kx, samples.ky))
     out = np.empty((len(u), len(samples)), np.float32)

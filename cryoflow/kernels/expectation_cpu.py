@@ -76,10 +76,7 @@ def _chosen(scores, threshold, limit):  # type: ignore[no-untyped-def]
         for j in range(t):
             best = max(best, scores[i, j])
         top[i] = best
-    count = 0
-    for i in range(m):
-        count += top[i] >= threshold
-    if count > limit:
+    if np.sum(top >= threshold) > limit:
         threshold = np.sort(top)[m - limit]
     rows = np.flatnonzero(top >= threshold)
     for i in rows:
@@ -115,7 +112,7 @@ def align_batch(  # type: ignore[no-untyped-def]
     absolute, free_scale, padding, fraction, limit,
     volumes, table, coarse_scores,
     coarse_rotations, child_rotations, coarse_prior, child_prior,
-    shift_values, child_shift_values, coarse_phases, fine_phases, coarse_shift_prior, fine_shift_prior, class_prior,
+    child_shift_values, coarse_phases, fine_phases, coarse_shift_prior, fine_shift_prior, class_prior,
     kx, ky, shell, n_coarse_samples, n_align, n_model,
     rotations, masked, unmasked, ctf, inv_sigma2, noise_group, scale_group,
     sums, table_data, table_weight, shell_xa, shell_aa, scale_xa, scale_aa,
@@ -240,7 +237,9 @@ def align_batch(  # type: ignore[no-untyped-def]
             hi = min(lo + _TILE, len(kept))
             data = np.dot(w[lo:hi], moved_model)
             data_align = np.dot(w[lo:hi], moved)
-            _fill_slices(tile, kept_pairs, lo, hi, m_count, n_child, table, volumes, kept_fine, kx, ky, n_align, padding)
+            _fill_slices(
+                tile, kept_pairs, lo, hi, m_count, n_child, table, volumes, kept_fine, kx, ky, n_align, padding
+            )  # fmt: skip
             for i in range(lo, hi):
                 mass = w[i].sum()
                 h = kept_pairs[i] // n_child

@@ -1,4 +1,4 @@
-"""The list of Fourier samples a likelihood runs over: half a plane, sorted by shell, so that a lower resolution is a prefix."""
+"""The Fourier samples a likelihood runs over: half a plane, sorted by shell, so a lower resolution is a prefix."""
 
 from __future__ import annotations
 

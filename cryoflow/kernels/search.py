@@ -72,7 +72,8 @@ def local_search(step: float, *, sigma: float, cutoff: float = 2.0, shift_range:
     shifts, child_shifts = _shifts(shift_range, shift_step)
 
     def prior(v: NDArray[np.float64]) -> NDArray[np.float32]:
-        return (-0.5 * (v**2).sum(axis=-1) / sigma**2).astype(np.float32)
+        log: NDArray[np.float32] = (-0.5 * (v**2).sum(axis=-1) / sigma**2).astype(np.float32)
+        return log
 
     return Search(
         False, lattice.rotations, np.asarray(vector_to_rotation(children)), prior(vectors), prior(children),

@@ -1,4 +1,4 @@
-"""Refinement of maps from particles: one loop for auto-refine, 3D classification and reconstruction from known poses."""
+"""Maps from particles: one loop for auto-refine, 3D classification and reconstruction from known poses."""
 
 from cryoflow.refinement.refine import Refinement, refine
 

@@ -25,7 +25,7 @@ def expected_accuracy(
     volume: Any, rotations: NDArray[np.float64], transfer: Any, sigma2: Any, samples: Samples, radius: int,
     *, padding: int, rng: np.random.Generator,
 ) -> tuple[float, float]:  # fmt: skip
-    """Mean over views of the smallest rotation (degrees) and shift (pixels) with sum |C (P - P')|^2 / 2 sigma^2 > ln 99.
+    """Smallest rotation (degrees) and shift (pixels) with sum |C (P - P')|^2 / 2 sigma^2 > ln 99, mean over views.
 
     volume : prepared reference.  rotations : (V, 3, 3) views.  transfer : (V, K) CTFs.  sigma2 : (V, S).
     """

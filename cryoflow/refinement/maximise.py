@@ -72,7 +72,7 @@ def finish_sums(model: Any, operators: NDArray[np.float64]) -> Any:
 
 
 def join_low(model: Any, shells: Any, to_shell: int) -> Any:
-    """Sums (2, C, ...) whose shells up to ``to_shell`` are the mean of both half-sets, which fixes a common orientation."""
+    """Sums (2, C, ...) with the mean of both half-sets up to ``to_shell``, which keeps them in one orientation."""
     if len(model) != 2 or to_shell < 0:
         return model
     low = shells <= to_shell
@@ -136,7 +136,7 @@ def ssnr_of_fsc(curve: NDArray[np.float64], grid: Grid, *, whole: bool = False) 
 def ssnr_of_spectrum(reference: Any, total: Any, grid: Grid, shells: Any, tau_fudge: float) -> NDArray[np.float64]:
     """SSNR of a class without half-sets: tau_fudge x power of the present reference over the noise of the new one."""
     volume = prepare_volume(reference, box=grid.n, radius=grid.radius, padding=grid.padding)
-    power = shell_average(np.abs(volume) ** 2, shells[: volume.shape[0], : volume.shape[1], : volume.shape[2]], grid.radius + 1)
+    power = shell_average(np.abs(volume) ** 2, shells, grid.radius + 1)
     # the padded grid spreads the weight of one independent sample over padding^3 cells
     weight = shell_average(total[..., 2], shells, grid.radius + 1) * grid.padding**3
     ratio: NDArray[np.float64] = np.maximum(tau_fudge * 0.5 * power * weight, 1e-3)

@@ -28,7 +28,7 @@ def pixel_size_of(particles: xr.Dataset) -> float:
             remedy="Extract all particles with the same pixel size, or refine the optics groups apart.",
         )  # fmt: skip
     if not sizes[0] > 0:
-        raise SchemaError("refine", expected="a pixel size above 0", found=f"{sizes[0]} A", remedy="Re-import the data.")
+        raise SchemaError("refine", expected="a pixel size above 0", found=f"{sizes[0]} A", remedy="Import again.")
     return float(sizes[0])
 
 
@@ -87,7 +87,7 @@ def fill_defaults(particles: xr.Dataset, *, poses: str, seed: int, halves: bool)
         wrong = ~np.isfinite(ds[name].values)
         if wrong.any():
             row = int(np.argwhere(wrong)[0][0])
-            raise SchemaError("refine", expected=f"finite {name!r}", found=f"row {row} is not", remedy="Drop or mend it.")
+            raise SchemaError("refine", expected=f"finite {name!r}", found=f"row {row} is not", remedy="Drop it.")
     return ds
 
 

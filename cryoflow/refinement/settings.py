@@ -41,15 +41,15 @@ class Settings:
         rules: list[tuple[bool, str, str, str]] = [
             (0 < self.diameter <= width, f"a particle diameter between 0 and the box of {width:.1f} A",
              f"{self.diameter} A", "Give diameter in angstrom, or extract with a larger box."),
-            (2 * pixel_size <= self.ini_high <= width / 2, f"ini_high between {2 * pixel_size:.2f} and {width / 2:.1f} A",
-             f"{self.ini_high} A", "Use 20 to 60 A."),
+            (2 * pixel_size <= self.ini_high <= width / 2,
+             f"ini_high between {2 * pixel_size:.2f} and {width / 2:.1f} A", f"{self.ini_high} A", "Use 20 to 60 A."),
             (self.classes >= 1, "at least one class", str(self.classes), ""),
-            (self.poses in ("global", "local", "fixed"), "poses of 'global', 'local' or 'fixed'", repr(self.poses), ""),
-            (0 <= self.order <= 6, "a HEALPix order of 0 to 6", str(self.order), "2 is 15 degrees, 7.5 after oversampling."),
+            (self.poses in ("global", "local", "fixed"), "poses global, local or fixed", repr(self.poses), ""),
+            (0 <= self.order <= 6, "a HEALPix order of 0 to 6", str(self.order), "2 means 15 degrees."),
             (self.shift_range >= 0 and self.shift_step > 0, "shift_range >= 0 and shift_step > 0, pixels",
              f"{self.shift_range}, {self.shift_step}", ""),
             (self.limit >= 1, "limit of at least one iteration", str(self.limit), ""),
-            (0.5 < self.fraction < 1, "fraction between 0.5 and 1", str(self.fraction), "0.999 keeps 99.9 % of the posterior."),
+            (0.5 < self.fraction < 1, "fraction between 0.5 and 1", str(self.fraction), "Use 0.999."),
             (self.padding in (1, 2, 3), "padding of 1, 2 or 3", str(self.padding), ""),
         ]  # fmt: skip
         for holds, expected, found, remedy in rules:
