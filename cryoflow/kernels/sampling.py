@@ -141,7 +141,7 @@ def _unique_pixels(order: int, group: str) -> Array:
     reach = 2 * np.sin(0.5 * _pixel_radius(order))
     while True:
         images = (operators @ centres[kept].T).transpose(0, 2, 1).reshape(-1, 3)
-        distance, _ = cKDTree(images).query(probes)
+        distance = np.asarray(cKDTree(images).query(probes)[0])
         worst = int(np.argmax(distance))
         if distance[worst] <= reach or owner[worst] in kept:
             return np.sort(kept)

@@ -139,10 +139,10 @@ def orbit_once(directions: Any, group: str) -> Any:
     return np.array([i for i in inside if int(i) not in dropped], dtype=np.int64)
 
 
-def symmetrise_volume(volume: Any, group: str, *, order: int = 3) -> Any:
+def symmetrise_volume(volume: Any, group: str) -> Any:
     """Mean of a (n, n, n) volume over a point group about the voxel n // 2: (1/|G|) sum_G rho(G v).
 
-    Interpolates with splines of the given order; voxels that the rotation brings from outside count as zero.
+    Interpolates with cubic splines; voxels that the rotation brings from outside count as zero.
 
     >>> symmetrise_volume(np.eye(5)[2][:, None, None] * np.ones((5, 5, 5)), "C2").shape
     (5, 5, 5)
@@ -155,10 +155,10 @@ def symmetrise_volume(volume: Any, group: str, *, order: int = 3) -> Any:
     operators = _group(_parse(group))
     if len(operators) == 1:
         return values.copy()
-    spline = ndimage.spline_filter(values.astype(np.float64), order) if order > 1 else values.astype(np.float64)
-    centre = np.full(3, values.shape[0] // 2)
+    spline = ndimage.spline_filter(values.astype(np.float64), order=3)
+    centre = np.full(3, float(values.shape[0] // 2))
     total = np.zeros(values.shape)
     for g in operators:
         matrix = g[::-1, ::-1]  # the array axes are z, y, x
-        total += ndimage.affine_transform(spline, matrix, centre - matrix @ centre, order=order, prefilter=False)
+        total += ndimage.affine_transform(spline, matrix, centre - matrix @ centre, order=3, prefilter=False)
     return (total / len(operators)).astype(values.dtype if values.dtype.kind == "f" else np.float64)
