@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import BSpline
 
 from cryoflow.conventions import electron_wavelength
 
@@ -104,6 +103,8 @@ def spline_complement(s: Array, weights: Array, spacing: float = KNOT_SPACING) -
     >>> bool(np.allclose(q.T @ q, np.eye(q.shape[1])))
     True
     """
+    from scipy.interpolate import BSpline
+
     pieces = max(1, round((s[-1] - s[0]) / spacing))
     knots = np.linspace(s[0], s[-1], pieces + 1)
     knots = np.concatenate([[knots[0]] * 3, knots, [knots[-1]] * 3])
