@@ -59,7 +59,7 @@ _ALL = (
     Variable("significant", P, "iu", "", "Poses holding 99.9 % of the posterior", "rlnNrOfSignificantSamples"),
     Variable("rotation_width", P, "f", "degree", "Posterior standard deviation of the orientation"),
     Variable("shift_width", P, "f", "angstrom", "Posterior standard deviation of the shift"),
-    # CTF of particles or micrographs (dims are those of the Dataset's rows) --------------------------------------------
+    # CTF of particles or micrographs (dims are those of the Dataset's rows) -----------------------------------------
     Variable("defocus_u", P, "f", "angstrom", "Larger underfocus", "rlnDefocusU", "ctf/df1_A"),
     Variable("defocus_v", P, "f", "angstrom", "Smaller underfocus", "rlnDefocusV", "ctf/df2_A"),
     Variable("defocus_angle", P, "f", "degree", "Angle of defocus_u from the x axis", "rlnDefocusAngle"),
@@ -92,7 +92,7 @@ _ALL = (
     Variable("movie", ("movie", "frame", "y", "x"), "fiu", "", "Frames as recorded"),
     Variable("gain", ("y", "x"), "f", "", "Gain reference multiplying the frames"),
     Variable("dose_per_frame", ("movie",), "f", "electron/angstrom^2", "Exposure of one frame"),
-    # maps and per-shell quantities ---------------------------------------------------------------------------------------
+    # maps and per-shell quantities ------------------------------------------------------------------------------------
     Variable("map", ("z", "y", "x"), "f", "", "Density map"),
     Variable("half_map", ("half_set", "z", "y", "x"), "f", "", "Unfiltered, unmasked half-maps 1 and 2"),
     Variable("class_map", ("class", "z", "y", "x"), "f", "", "Maps of classes"),

@@ -17,6 +17,7 @@ ROWS = 65536  # rows formatted at a time: bounds the memory
 _TRIPLES = np.array([list(f"{i:03d}".encode()) for i in range(1000)], np.uint8)
 _DECIMALS = 6
 _SPACE = ord(" ")
+_SPECIAL = (*" \t\v\f\r\x1c\x1d\x1e\x1f\"'#;\0", "\n_", "\ndata_", "\nloop_", "\n\n")
 
 
 def format_column(column: pd.Series[Any], quote: Callable[[str], str]) -> NDArray[np.uint8]:
@@ -31,10 +32,23 @@ def format_column(column: pd.Series[Any], quote: Callable[[str], str]) -> NDArra
     return _words(column, quote)
 
 
+def _needs_no_quotes(texts: list[Any]) -> bool:
+    """Whether all are plain ASCII words, by a few searches in all of them at once (the usual case)."""
+    try:
+        joined = "\n" + "\n".join(texts) + "\n"
+    except TypeError:
+        return False
+    plain = joined.isascii() and joined.count("\n") == len(texts) + 1
+    return plain and not any(mark in joined for mark in _SPECIAL)
+
+
 def _words(column: pd.Series[Any], quote: Callable[[str], str]) -> NDArray[np.uint8]:
     codes, unique = column.factorize(use_na_sentinel=False)
-    texts = ["nan" if word is None or word != word else quote(str(word)) for word in unique]
-    words = np.array([text.encode("utf-8", "surrogateescape") for text in texts], dtype=np.bytes_)
+    texts = np.asarray(unique, dtype=object).tolist()
+    if not _needs_no_quotes(texts):
+        texts = ["nan" if word is None or word != word else quote(str(word)) for word in texts]
+        texts = [text.encode("utf-8", "surrogateescape") for text in texts]
+    words = np.array(texts, dtype=np.bytes_)
     letters = words.view(np.uint8).reshape(len(words), -1)
     letters = np.where(letters == 0, np.uint8(_SPACE), letters)
     return np.asarray(letters[codes], np.uint8)
