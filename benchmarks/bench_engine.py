@@ -78,7 +78,7 @@ def main(parts: list[str]) -> None:
             peaks = []
             for rows in (2_000, 20_000):
                 command = [sys.executable, __file__, "peak", address, str(rows)]
-                env = {**os.environ, "OMP_NUM_THREADS": "1"}
+                env = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_NUM_WORKERS": "1"}
                 peaks.append(int(subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout))
             print(f"{address:9s} peak {peaks[0]} MiB at 2,000 particles, {peaks[1]} MiB at 20,000 "
                   f"({100 * (peaks[1] / peaks[0] - 1):+.1f} %)")  # fmt: skip

@@ -133,8 +133,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak(rows: int) -> int:
-    """Peak resident memory in KiB of a process that folds so many rows on two threads."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_NUM_WORKERS": "2"}
+    """Peak resident memory in KiB of a process that folds so many rows on one thread."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_NUM_WORKERS": "1"}
     out = subprocess.run([sys.executable, "-c", PEAK, str(rows)], capture_output=True, text=True, env=env, check=True)
     return int(out.stdout)
 

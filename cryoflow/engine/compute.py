@@ -41,7 +41,7 @@ def compute(
     lazies : Datasets, DataArrays, Dask arrays and Delayed values (those of ``map_reduce``), also inside dicts, lists
         and tuples; anything else is returned as it is.
     client : a ``distributed.Client``; None runs on the cores of this machine, inside this process, whatever other
-        clients exist.
+        clients exist (fewer with ``dask.config.set(num_workers=n)`` or DASK_NUM_WORKERS).
     progress : True, False, or None for a line on stderr where that is a terminal or a notebook; or a function that is
         told (rows done, all rows) after each chunk.
     label : what the progress line calls it.
@@ -142,11 +142,12 @@ def _weights(graph: Mapping[Any, Any]) -> dict[Any, int]:
 
 
 def _embedded(graph: dict[Any, Any], keys: list[list[Any]], bar: Progress) -> list[list[Any]]:
+    import dask
     from dask.callbacks import Callback
     from dask.system import CPU_COUNT
     from dask.threaded import get
 
     done = Callback(posttask=lambda key, *_: bar.finished(key))
     with threads_restored(), done:
-        got: list[list[Any]] = get(graph, keys, num_workers=CPU_COUNT)
+        got: list[list[Any]] = get(graph, keys, num_workers=dask.config.get("num_workers", None) or CPU_COUNT)
     return [list(part) for part in got]
