@@ -13,7 +13,7 @@ import xarray as xr
 from cryoflow.display.angles import direction_counts, draw_orientations, viewing_directions
 from cryoflow.display.blocks import Missing
 from cryoflow.display.fsc import draw_fsc
-from cryoflow.display.maps import draw_montage, draw_surfaces, render_surface
+from cryoflow.display.maps import draw_micrograph, draw_montage, draw_surfaces, render_surface
 from cryoflow.display.report import SECTIONS, _section, report
 from cryoflow.display.report_data import flagged_section
 from cryoflow.display.report_map import map_section, orientation_section
@@ -94,6 +94,21 @@ def test_montage_places_images_row_by_row_on_their_own_scales():
     assert sheet.shape == (17, 26)
     np.testing.assert_allclose(sheet[:8, :8], sheet[9:, 9:17], atol=1e-6)
     assert np.isnan(sheet[9:, 18:]).all()
+
+
+def test_picks_are_circled_where_the_particles_are():
+    micrograph = np.zeros((300, 420), dtype=np.float32)
+    micrograph[100:111, 250:261] = 5  # about (x, y) = (255, 105)
+    with style():
+        ax = new_figure(4, 3).subplots()
+        draw_micrograph(ax, micrograph, np.array([[255.0, 105.0]]), 20.0, pixel_size=1.5, size=200)
+    picture = ax.get_images()[0]
+    assert np.asarray(picture.get_array()).shape == (100, 140)
+    left, right, bottom, top = picture.get_extent()
+    y, x = np.unravel_index(np.asarray(picture.get_array()).argmax(), (100, 140))
+    assert abs(left + (x + 0.5) * (right - left) / 140 - 255) <= 5
+    assert abs(bottom + (y + 0.5) * (top - bottom) / 100 - 105) <= 5
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), [[255, 105]])
 
 
 @pytest.mark.parametrize(("width", "pixel", "label"), [(128, 1.5, "50 Å"), (4000, 1.0, "100 nm"), (100, 0.8, "20 Å")])

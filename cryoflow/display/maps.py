@@ -1,4 +1,4 @@
-"""Pictures of maps: central slices, projections and shaded surfaces along three axes; montages of images."""
+"""Pictures of maps (slices, projections, shaded surfaces along three axes), of micrographs and of many images."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryoflow.display.style import INK, clean_image, scale_bar
+from cryoflow.display.style import CYCLE, INK, clean_image, scale_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_montage", "draw_projections", "draw_slices", "draw_surfaces", "render_surface"]
+__all__ = ["draw_micrograph", "draw_montage", "draw_projections", "draw_slices", "draw_surfaces", "render_surface"]
 
 VIEWS = ("along z", "along y", "along x")
 
@@ -120,3 +120,34 @@ def draw_montage(ax: Axes, images: np.ndarray, *, columns: int = 10, pixel_size:
     clean_image(ax)
     if pixel_size:
         scale_bar(ax, 2 * n, pixel_size)
+
+
+def draw_micrograph(
+    ax: Axes, micrograph: np.ndarray, coordinates: np.ndarray, diameter_px: float, *, pixel_size: float, size: int = 700
+) -> None:
+    """A micrograph (y, x) with a circle of ``diameter_px`` at each of ``coordinates`` (n, 2; x, y in pixels).
+
+    Pixels are averaged in square blocks until the longer side is at most ``size``, which also makes particles visible.
+    """
+    from matplotlib.collections import EllipseCollection
+
+    block = max(1, -(-max(micrograph.shape) // size))
+    ny, nx = (side // block for side in micrograph.shape)
+    cut = micrograph[: ny * block, : nx * block].astype(np.float32)
+    small = cut.reshape(ny, block, nx, block).mean(axis=(1, 3))
+    finite = small[np.isfinite(small)]
+    left, middle, right = np.percentile(finite, [16, 50, 84]) if finite.size else (-1.0, 0.0, 1.0)
+    low, high = middle - 3.5 * (middle - left), middle + 3.5 * (right - middle)  # contaminants do not set the scale
+    # the first pixel's centre is 0, so a block's picture begins half a pixel before it
+    extent = (-0.5, nx * block - 0.5, -0.5, ny * block - 0.5)
+    ax.imshow(small, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="bilinear")
+    if len(coordinates):
+        sizes = np.full(len(coordinates), diameter_px)
+        ax.add_collection(
+            EllipseCollection(
+                sizes, sizes, np.zeros(len(coordinates)), units="xy", offsets=np.asarray(coordinates, dtype=float),
+                offset_transform=ax.transData, facecolors="none", edgecolors=CYCLE[4], linewidths=0.9,
+            )
+        )  # fmt: skip
+    clean_image(ax)
+    scale_bar(ax, nx * block, pixel_size)

@@ -10,7 +10,7 @@ import xarray as xr
 
 from cryoflow.display.blocks import Missing, Table, Text, as_figure
 from cryoflow.display.runfolder import READING, RunFiles
-from cryoflow.display.style import CYCLE, clean_image, new_figure, scale_bar
+from cryoflow.display.style import CYCLE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,15 +96,14 @@ def micrograph_section(run: RunFiles) -> list[Any]:
         if image is not None:
             images.append((row, image))
     if images:
-        from cryoflow.display.picking import draw_picks
+        from cryoflow.display.maps import draw_micrograph
 
         def panels() -> Figure:
             figure = new_figure(3.4 * len(images), 3.6)
             for ax, (row, image) in zip(np.atleast_1d(figure.subplots(1, len(images))), images, strict=True):
-                draw_picks(ax, image, where[of == names[row]], float(diameter) / pixel)
-                clean_image(ax, Path(names[row]).name)
-                ax.title.set_fontsize(8)
-                scale_bar(ax, image.shape[1], pixel)
+                mine = where[of == names[row]]
+                draw_micrograph(ax, image, mine, float(diameter) / pixel, pixel_size=pixel)
+                ax.set_title(f"{Path(names[row]).name}: {len(mine)} picks", fontsize=8.5)
             return figure
 
         caption = "Micrographs of the best, the median and the worst CTF fit, with their picks."
