@@ -38,10 +38,11 @@ def save(context: Context, ds: xr.Dataset, name: str, function: str, stage: Any,
 
 
 def opened(context: Context, name: str) -> xr.Dataset:
-    """A store of the run, lazily."""
+    """A store of the run, lazily; what all rows share (optics groups) is read at once."""
     from cryoflow.io import open_store
 
-    return open_store(context.folder.path / name)
+    ds = open_store(context.folder.path / name)
+    return ds.assign({n: v.load() for n, v in ds.data_vars.items() if v.dims[:1] == ("optics",)})
 
 
 def text(names: xr.DataArray) -> np.ndarray[Any, np.dtype[np.str_]]:
