@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,10 +69,10 @@ def map_children(
     tasks: dict[Any, Any] = {work: DataNode(work, (kernel, dict(shared), np.dtype(dtype), shape))}
     sizes: list[int] = []
     edges = np.flatnonzero(np.diff(parent, prepend=-1, append=-1)) if len(parent) else np.zeros(1, int)
-    for first, last in zip(edges, edges[1:]):
+    for first, last in pairwise(edges):
         parts = -(-(last - first) // rows)
         bounds = np.linspace(first, last, parts + 1).astype(int)
-        for a, b in zip(bounds, bounds[1:]):
+        for a, b in pairwise(bounds):
             key = (name, len(sizes), *(0,) * len(shape))
             block = (chunked.name, int(parent[a]), *(0,) * (chunked.ndim - 1))
             where = f"{what}, rows {a} to {b - 1}"

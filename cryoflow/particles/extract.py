@@ -226,9 +226,9 @@ def _table(
             ds[name] = ("particle", picks[name].values[rows])
         elif name in micrographs:
             ds[name] = ("particle", micrographs[name].values[parent])
-    for name, array in micrographs.data_vars.items():
+    for key, array in micrographs.data_vars.items():
         if array.dims[:1] == ("optics",):
-            ds[name] = array.variable
+            ds[key] = array.variable
     ds["micrograph_pixel_size"] = ds["pixel_size"].variable.copy()
     ds["pixel_size"] = ds["pixel_size"] * (box / size)
     return ds
@@ -262,7 +262,7 @@ def _groups(micrographs: xr.Dataset) -> NDArray[Any]:
 
 
 def _pixel_sizes(micrographs: xr.Dataset) -> NDArray[Any]:
-    return np.atleast_1d(micrographs["pixel_size"].values).astype(float)[_groups(micrographs)]
+    return np.asarray(np.atleast_1d(micrographs["pixel_size"].values).astype(float)[_groups(micrographs)])
 
 
 def _is_dark(micrographs: xr.Dataset, picks: xr.Dataset) -> bool:

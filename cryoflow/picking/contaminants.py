@@ -69,7 +69,7 @@ def _surface(field: Any, *, step: int = 4, rounds: int = 5, clip: float = 2.5) -
     use = np.ones(len(values), dtype=bool)
     weights = np.zeros(len(powers))
     for _ in range(rounds):
-        weights = np.linalg.lstsq(design[use], values[use], rcond=None)[0]
+        weights[:] = np.linalg.lstsq(design[use], values[use], rcond=None)[0]
         rest = values - design @ weights
         median, sigma = sigma_of(rest[use])
         use = np.abs(rest - median) <= clip * sigma

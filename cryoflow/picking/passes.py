@@ -24,6 +24,7 @@ DISC = 1.25  # diameters of the disc that template and background share
 def _rows(n: int, max_picks: int) -> dict[str, NDArray[Any]]:
     return {
         "x_picks": np.full((n, max_picks, 3), np.nan, np.float32),
+        "x_decoys": np.full((n, max_picks), np.nan, np.float32),
         "x_score_mean": np.full(n, np.nan, np.float32),
         "x_score_sigma": np.full(n, np.nan, np.float32),
         "reason": np.full(n, "", object),
@@ -42,11 +43,16 @@ def _allowed(coarse: Coarse, settings: Settings) -> Any:
     return ~contaminant_mask(coarse.image, settings["diameter"] / coarse.pixel, sigmas=settings["contaminants"])
 
 
-def _store(rows: dict[str, NDArray[Any]], i: int, peaks: NDArray[Any], coarse: Coarse, score: Any) -> None:
-    """Peaks in pixels of the micrograph, padded with NaN; centres beyond the outermost pixel centres are moved onto them."""
-    count = min(len(peaks), rows["x_picks"].shape[1])  # the best come first
-    rows["x_picks"][i, :count, :2] = coarse.fine(peaks[:count, :2])
-    rows["x_picks"][i, :count, 2] = peaks[:count, 2]
+def _store(
+    rows: dict[str, NDArray[Any]], i: int, score: Any, allowed: Any, coarse: Coarse, settings: Settings
+) -> None:  # fmt: skip
+    """Peaks in pixels of the micrograph and decoys (peaks of the negated map), best first, padded with NaN."""
+    most, distance = rows["x_picks"].shape[1], settings["min_distance"] / coarse.pixel
+    peaks = find_peaks(score, min_distance=distance, threshold=0.0, allowed=allowed)[:most]
+    rows["x_picks"][i, : len(peaks), :2] = coarse.fine(peaks[:, :2])
+    rows["x_picks"][i, : len(peaks), 2] = peaks[:, 2]
+    decoys = find_peaks(-score, min_distance=distance, threshold=0.0, allowed=allowed)[:most]
+    rows["x_decoys"][i, : len(decoys)] = decoys[:, 2]
     rows["x_score_mean"][i], rows["x_score_sigma"][i] = sigma_of(score)
 
 
@@ -67,12 +73,9 @@ def log_pass(
             coarse.image, pixel_size=coarse.pixel,
             min_diameter=settings["min_diameter"], max_diameter=settings["max_diameter"],
         )  # fmt: skip
-        merit = (merit - merit.mean()) / merit.std()
-        peaks = find_peaks(
-            merit, min_distance=settings["min_distance"] / coarse.pixel, threshold=0.0,
-            allowed=_allowed(coarse, settings),
-        )  # fmt: skip
-        _store(rows, i, peaks, coarse, merit)
+        median, sigma = sigma_of(merit)  # robust, so that a contaminant does not lower all other scores
+        merit = (merit - median) / (sigma or 1.0)
+        _store(rows, i, merit, _allowed(coarse, settings), coarse, settings)
     return rows, {}
 
 
@@ -118,9 +121,5 @@ def template_pass(
         found = normalised_correlation(coarse.image, own, reach)
         allowed = found.coverage >= settings["coverage"]
         clean = _allowed(coarse, settings)
-        peaks = find_peaks(
-            found.score, min_distance=settings["min_distance"] / coarse.pixel, threshold=0.0,
-            allowed=allowed if clean is None else allowed & clean,
-        )  # fmt: skip
-        _store(rows, i, peaks, coarse, found.score)
+        _store(rows, i, found.score, allowed if clean is None else allowed & clean, coarse, settings)
     return rows, {}

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from cryoflow.errors import ParameterError
 from cryoflow.picking.passes import DISC, Settings, log_pass, profile_pass, template_pass
 from cryoflow.picking.prepare import SAMPLES_PER_DIAMETER
-from cryoflow.picking.threshold import split_scores
-from cryoflow.schema import VARIABLES, require
+from cryoflow.picking.threshold import choose_threshold
+from cryoflow.schema import require
 
 __all__ = ["pick_particles"]
 
@@ -24,8 +24,10 @@ TEMPLATE_SIGMAS = 4.0  # of the map of correlations, likewise
 TEMPLATE_MICROGRAPHS = 64  # as many as the template is made from: thousands of particles
 ROUNDS = 2
 COVERAGE = 0.55  # of the disc that must lie inside the micrograph
-_ROWS = {"x_picks": (("pick", "xys"), "f4"), "x_score_mean": ((), "f4"), "x_score_sigma": ((), "f4"),
-         "reason": ((), "U")}  # fmt: skip
+_ROWS = {
+    "x_picks": (("pick", "xys"), "f4"), "x_decoys": (("pick",), "f4"), "x_score_mean": ((), "f4"),
+    "x_score_sigma": ((), "f4"), "reason": ((), "U"),
+}  # fmt: skip
 
 
 def pick_particles(
@@ -48,7 +50,8 @@ def pick_particles(
     averages the best of them rotationally, correlates that ring pattern with every micrograph (Pearson correlation
     within a disc of 1.25 diameters, by what of it lies inside the micrograph), averages the particles found by that,
     and correlates once more. The threshold is where, in the distribution of the scores of all peaks of all
-    micrographs, noise and particles are equally likely.
+    micrographs, noise and particles are equally likely; where they are not apart, the one of the best F1 by the number
+    of peaks of the negated maps (``decoy_threshold``).
 
     Parameters
     ----------
@@ -69,8 +72,8 @@ def pick_particles(
 
     Returns
     -------
-    Dataset over ``particle``: ``coordinate``, ``pick_score``, ``micrograph_name``, ``optics_group``, ``particle_id``, and
-    the optics of the micrographs. A centre lies anywhere in a micrograph: particles cut by its edge are there too.
+    Dataset over ``particle``: ``coordinate``, ``pick_score``, ``micrograph_name``, ``optics_group``, ``particle_id``,
+    and the optics of the micrographs. A centre lies anywhere in a micrograph: particles cut by its edge are there too.
     ``attrs``: parameters; ``set_aside`` (broken micrographs and why), ``empty`` (those without a particle).
 
     Raises
@@ -87,7 +90,9 @@ def pick_particles(
     >>> picks.coordinate.values.round().tolist()
     [[40.0, 70.0]]
     """
-    settings = _settings(micrographs, diameter, min_diameter, max_diameter, min_distance, contaminants, contrast, method)
+    settings = _settings(
+        micrographs, diameter, min_diameter, max_diameter, min_distance, contaminants, contrast, method
+    )  # fmt: skip
     _check_thresholds(threshold, upper_threshold)
     known = _slim(micrographs)
     usable = known["usable"].values.astype(bool) if "usable" in known else np.ones(known.sizes["micrograph"], bool)
@@ -152,8 +157,8 @@ def _run(kernel: Any, data: xr.Dataset, shared: dict[str, Any], client: Any, lab
     most = int(np.ceil(1.2 * (data.sizes["y"] / distance + 1) * (data.sizes["x"] / distance + 1)))
     rows = map_rows(kernel, data, {**shared, "max_picks": most}, dim="micrograph", outputs=_ROWS, batch=1,
                     sizes={"pick": most, "xys": 3})  # fmt: skip
-    (rows,) = compute(rows, client=client, label=label)
-    return rows
+    done: xr.Dataset = compute(rows, client=client, label=label)[0]
+    return done
 
 
 def _limits(found: xr.Dataset, threshold: float | None, upper: float | None, fallback: float) -> Any:
@@ -163,8 +168,9 @@ def _limits(found: xr.Dataset, threshold: float | None, upper: float | None, fal
     if threshold is not None:
         low = mean + threshold * sigma
     else:
-        split = split_scores(scores[np.isfinite(scores)])
-        low = np.full(len(mean), split.threshold) if split.clear else mean + fallback * sigma
+        scores, decoys = scores[np.isfinite(scores)], found["x_decoys"].values
+        common = choose_threshold(scores, decoys[np.isfinite(decoys)])
+        low = mean + fallback * sigma if common is None else np.full(len(mean), common)
     high = np.full(len(mean), np.inf) if upper is None else mean + upper * sigma
     return low, high
 
@@ -208,7 +214,7 @@ def _spread(rows: NDArray[Any]) -> NDArray[Any]:
     """At most ``TEMPLATE_MICROGRAPHS`` of ``rows``, evenly over the session."""
     if len(rows) <= TEMPLATE_MICROGRAPHS:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, TEMPLATE_MICROGRAPHS).round().astype(int)]
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, TEMPLATE_MICROGRAPHS).round().astype(int)])
 
 
 def _slim(micrographs: xr.Dataset) -> xr.Dataset:

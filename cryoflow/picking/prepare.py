@@ -18,7 +18,7 @@ OUTLIER_SIGMAS = 6.0  # hot and dead pixels; one pixel of a single-particle micr
 
 @dataclass(frozen=True, slots=True)
 class Coarse:
-    """A micrograph on a coarse grid: ``image`` (y, x) white on black, ``pixel`` angstrom, ``scale`` (x, y) = fine / coarse."""
+    """A coarse micrograph: ``image`` (y, x) white on black, ``pixel`` angstrom, ``scale`` (x, y) of the pixels."""
 
     image: Any
     pixel: float

@@ -68,7 +68,7 @@ def normalised_correlation(image: Any, profile: Any, radius: float) -> Correlati
     profile : (n,), template at distance 0, 1, ... pixels.
     radius : of the disc, pixels.
 
-    Source: Padfield 2012, IEEE Trans. Image Process. 21:2706 (masked correlation); Roseman 2003, Ultramicroscopy 94:225.
+    Source: Padfield 2012, IEEE Trans. Image Process. 21:2706 (masks); Roseman 2003, Ultramicroscopy 94:225.
 
     >>> y, x = np.mgrid[:40, :40]
     >>> ring = np.exp(-((np.hypot(x - 25, y - 12) - 5.0) ** 2) / 2)
