@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoflow.kernels.backend import is_device
+from cryoflow.kernels.backend import array_module, fft_module, is_device, to_host
 from cryoflow.kernels.ctf import ctf as contrast_transfer
 from cryoflow.kernels.masks import soft_sphere
 from cryoflow.kernels.projection import accumulator, insert_slices, slices
@@ -59,18 +59,17 @@ def prepare_images(image: Any, shift_px: Any, norm: Any, samples: Samples, mask_
 
     The mask is a disc of ``mask_radius`` pixels with a 5-pixel cosine edge, zero outside.
     """
-    import scipy.fft
-
     n = image.shape[-1]
-    disc = soft_sphere(n, mask_radius, MASK_EDGE, dims=2)
-    moved = np.empty(image.shape, np.float32)
-    for i, (dx, dy) in enumerate(np.rint(shift_px).astype(int)):
-        moved[i] = np.roll(image[i], (dy, dx), axis=(0, 1))
-    moved /= np.asarray(norm, np.float32)[:, None, None]
+    xp, fft = array_module(image), fft_module(image)
+    disc = soft_sphere(n, mask_radius, MASK_EDGE, dims=2, xp=xp)
+    moved = xp.empty(image.shape, np.float32)
+    for i, (dx, dy) in enumerate(np.rint(to_host(shift_px)).astype(int).tolist()):
+        moved[i] = xp.roll(image[i], (dy, dx), axis=(0, 1))
+    moved /= xp.asarray(norm, np.float32)[:, None, None]
     # the centred transform differs by a phase of the origin n // 2, cheaper on the samples than moving the image
     c = n // 2
-    origin = np.exp(2j * np.pi * c / n * (samples.kx + samples.ky)).astype(np.complex64)
-    both = [samples.take(scipy.fft.rfft2(x, norm="ortho")) * origin for x in (moved * disc, moved)]
+    origin = xp.asarray(np.exp(2j * np.pi * c / n * (samples.kx + samples.ky)).astype(np.complex64))
+    both = [samples.take(fft.rfft2(x, norm="ortho")) * origin for x in (moved * disc, moved)]
     return both[0], both[1]
 
 
@@ -116,9 +115,16 @@ def expectation(
         "classes" (H, C) posterior mass; "shift2", "particles" (H,).
     """
     if is_device(image):
-        from cryoflow.kernels.expectation_device import expectation_device as on_device
+        from cryoflow.kernels.expectation_device import expectation_arrays
 
-        raise NotImplementedError(on_device)
+        return expectation_arrays(
+            image, rotation, shift, norm, half, class_number, group, optics_group,
+            defocus_u, defocus_v, defocus_angle, phase_shift, voltage, cs, amplitude_contrast,
+            volumes=volumes, coarse_table=coarse_table, fine_table=fine_table, search=search, sigma2=sigma2,
+            scale=scale, radii=radii, pixel_size=pixel_size, mask_radius=mask_radius, shift_sigma=shift_sigma,
+            fraction=fraction, limit=limit, free_scale=free_scale, lock_classes=lock_classes,
+            class_weight=class_weight, padding=padding,
+        )  # fmt: skip
     from cryoflow.kernels.expectation_cpu import align_batch
 
     n, total_b = image.shape[-1], len(image)
@@ -232,7 +238,8 @@ def _shift_prior(base: NDArray[np.float64], shifts: NDArray[np.float64], sigma: 
 
 
 def _class_prior(present: NDArray[np.int_], weight: NDArray[np.float64], lock: bool) -> NDArray[np.float32]:
-    prior = np.broadcast_to(np.log(np.maximum(weight, 1e-12)), (len(present), len(weight))).astype(np.float32)
+    row = np.log(np.maximum(weight, 1e-12)).astype(np.float32)
+    prior = np.tile(row, (len(present), 1))
     if lock:
         prior[np.arange(1, len(weight) + 1) != present[:, None]] = -1e30
     return prior
@@ -242,11 +249,12 @@ def transfer_of(
     samples: Samples, pixel_size: float, u: Any, v: Any, angle: Any, phase: Any, kv: Any, cs: Any, q: Any
 ) -> Any:  # fmt: skip
     """CTF (B, K) float32 of particles, one microscope setting at a time."""
-    sx, sy = (k.astype(np.float64) / (samples.box * pixel_size) for k in (samples.kx, samples.ky))
-    out = np.empty((len(u), len(samples)), np.float32)
-    settings = np.stack([kv, cs, q], axis=1)
+    xp = array_module(u)
+    sx, sy = (xp.asarray(k, np.float64) / (samples.box * pixel_size) for k in (samples.kx, samples.ky))
+    out = xp.empty((len(u), len(samples)), np.float32)
+    settings = np.stack([to_host(kv), to_host(cs), to_host(q)], axis=1)
     for row in np.unique(settings, axis=0):
-        which = (settings == row).all(axis=1)
+        which = xp.asarray(np.flatnonzero((settings == row).all(axis=1)))
         out[which] = contrast_transfer(
             sx, sy, u[which, None], v[which, None], angle[which, None], phase_shift=phase[which, None],
             voltage=float(row[0]), cs=float(row[1]), amplitude_contrast=float(row[2]),
