@@ -26,7 +26,7 @@ class CryoflowError(Exception):
     Examples
     --------
     >>> str(CryoflowError("refine", expected="a pixel size above 0", found="-1.5", remedy="Give --pixel-size."))
-    "refine: expected a pixel size above 0; found -1.5. Give --pixel-size."
+    'refine: expected a pixel size above 0; found -1.5. Give --pixel-size.'
     """
 
     def __init__(self, where: str, *, expected: str, found: str, remedy: str = "") -> None:

@@ -34,13 +34,21 @@ def blocks(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page share one namespace and an empty folder, as a reader would run them."""
+    """The blocks of a page share one namespace and an empty folder, as a reader would run them.
+
+    Blocks of prompts (``>>>``) are compared with the output they show. Sketches are fenced as ``py``.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     namespace: dict[str, object] = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page), 1):
-        code = compile(block, f"{page.name}, block {number}", "exec")
-        exec(code, namespace)
+        name = f"{page.name}, block {number}"
+        if block.lstrip().startswith(">>>"):
+            test = doctest.DocTestParser().get_doctest(block, namespace, name, str(page), 0)
+            assert doctest.DocTestRunner(optionflags=FLAGS).run(test, clear_globs=False).failed == 0, name
+            namespace.update(test.globs)
+        else:
+            exec(compile(block, name, "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,7 @@ def run(
     from cryoflow.workflow import run as run_workflow
 
     workflow = load_workflow(source, settings=parse_settings(settings or []))
-    run_workflow(
+    figures = run_workflow(
         workflow,
         root=root,
         output=output,
@@ -48,6 +48,20 @@ def run(
         performance_report=performance_report,
         echo=True,
     )
+    for line in _summary(output, figures):
+        typer.echo(line)
+
+
+def _summary(output: Path, figures: dict[str, Any]) -> list[str]:
+    """Where the results are, and how good."""
+    lines = [f"run      {figures['wall_seconds']:.0f} s, {figures['cpu_seconds']:.0f} CPU-s"]
+    names = {"report": "report.html", "map": "map_sharpened.mrc", "poses": "particles.star"}
+    lines += [f"{label:<9}{output / name}" for label, name in names.items() if (output / name).exists()]
+    for label, key in (("gold-standard FSC 0.143", "resolution"), ("map against truth, FSC 0.5", "truth_resolution")):
+        if key in figures:
+            value = figures[key]
+            lines.append(f"{label}: {f'{value:.2f} A' if value is not None else 'no resolution'}")
+    return lines
 
 
 @workflows.command("init")
