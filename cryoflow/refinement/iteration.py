@@ -59,10 +59,10 @@ class Context:
         return np.random.default_rng([self.settings.seed, iteration, purpose])
 
 
-def low_pass(volume: NDArray[np.float32], shell: float, width: float = 5.0) -> NDArray[np.float32]:
-    """Raised-cosine low-pass at ``shell`` of a real map, ``width`` shells wide."""
+def low_pass(volume: NDArray[np.float32], shell: float, width: float = 2.0) -> NDArray[np.float32]:
+    """Raised-cosine low-pass of a real map that ends at ``shell``: what two half-sets may owe to their common start."""
     n = volume.shape[0]
-    keep = raised_cosine(shell_index(n, dims=3).astype(np.float64), shell - width / 2, width)
+    keep = raised_cosine(shell_index(n, dims=3).astype(np.float64), max(shell - width, 0.0), width)
     out: NDArray[np.float32] = irfft3c(rfft3c(volume) * keep, n).astype(np.float32)
     return out
 
@@ -205,7 +205,10 @@ def _maximise(sums: Mapping[str, Any], state: State, grid: mx.Grid, final: bool,
     if final:
         whole = mx.ssnr_of_fsc(corrected, grid, whole=True)
         joined = mx.reconstruct(total[0, 0] + total[1, 0], whole, grid, shells)
-        return {**out, "ssnr": ratio[None], "half_maps": np.stack(halves), "map": joined}
+        _, detail = mx.fsc_of_halves(
+            mx.without_spherical_average(halves[0]), mx.without_spherical_average(halves[1]), mask, grid, rng
+        )
+        return {**out, "ssnr": ratio[None], "half_maps": np.stack(halves), "map": joined, "fsc_detail": detail}
     joint = mx.join_low(total, shells, low)
     ratio[: low + 1] = np.maximum(ratio[: low + 1], 0.999 / 0.001 if low else 0)
     maps = [mx.flatten(mx.reconstruct(joint[h, 0], ratio, grid, shells), mask) for h in range(2)]

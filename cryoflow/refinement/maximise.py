@@ -36,6 +36,7 @@ __all__ = [
     "solvent",
     "ssnr_of_fsc",
     "ssnr_of_spectrum",
+    "without_spherical_average",
 ]
 
 EDGE = 5.0  # pixels of the full box
@@ -116,6 +117,17 @@ def fsc_of_halves(a: Any, b: Any, mask: Any | None, grid: Grid, rng: np.random.G
         noise = fsc(phase_randomise(a, start, rng) * mask, phase_randomise(b, start, rng) * mask)
         corrected = corrected_fsc(masked, noise, start)
     return tuple(_whole(c, grid) for c in (plain, corrected))  # type: ignore[return-value]
+
+
+def without_spherical_average(volume: Any) -> Any:
+    """``volume`` less its mean over every sphere about the origin, which is all that senseless poses leave of it."""
+    m = volume.shape[-1]
+    x2 = (np.arange(m) - m // 2) ** 2
+    radius = np.sqrt(x2[:, None, None] + x2[:, None] + x2)
+    index = np.rint(radius).astype(np.int64)
+    profile = np.bincount(index.ravel(), weights=volume.ravel()) / np.maximum(np.bincount(index.ravel()), 1)
+    smooth = np.interp(radius, np.arange(len(profile)), profile)
+    return (volume - smooth).astype(np.float32)
 
 
 def _whole(curve: Any, grid: Grid) -> NDArray[np.float64]:

@@ -33,7 +33,8 @@ class Refinement:
     particles : the particles that were used, with poses, half-sets, norm and posterior widths.
     half1, half2 : unfiltered, unmasked half-maps.  map : joined, filtered by the FSC.  class_maps : of each class.
     fsc : (n // 2 + 1,) solvent-corrected FSC of the half-maps; fsc_unmasked likewise without a mask.
-    resolution : angstrom at FSC 0.143; infinite where nothing is in common.
+    resolution : angstrom at FSC 0.143; not better than ``ini_high`` where the half-maps share nothing beyond it, or
+        nothing but their spherical average, as particles with senseless poses do.
     history : one record an iteration.  warnings : what the reader must know.  excluded : rows set aside.
     """
 
@@ -192,11 +193,17 @@ def _result(state: State, c: Context, warnings: list[str], excluded: Any) -> Ref
     converged = bool(state["schedule"]["converged"])
     if not converged and c.n_half == 2:
         warnings.append(f"not converged within {c.settings.limit} iterations")
-    if c.n_half == 2 and resolution >= 0.9 * c.settings.ini_high:
-        warnings.append(
-            f"no resolution better than the reference's filter of {c.settings.ini_high:g} A: nothing was learnt from "
-            "the particles"
-        )
+    if c.n_half == 2:
+        # the masks of a half-map carry what both owe to the reference's filter about two shells further
+        width = c.box * c.pixel_size
+        reach = width / (int(width / c.settings.ini_high) + 2)
+        detail = resolution_at(state["fsc_detail"], c.box, c.pixel_size)
+        if max(resolution, detail) >= reach:
+            resolution = max(resolution, detail, c.settings.ini_high)
+            warnings.append(
+                f"no resolution better than the reference's filter of {c.settings.ini_high:g} A: beyond it the "
+                "half-maps share nothing but what is the same in all directions"
+            )
     return Refinement(
         particles, halves[0], halves[1], joined, class_maps, curve, state["fsc_unmasked"], resolution,
         state["history"], converged, warnings, [int(i) for i in excluded],
