@@ -54,8 +54,10 @@ def _circles(ax: Any, xy: Any, radius: float) -> None:
     from matplotlib.collections import EllipseCollection
 
     size = np.full(len(xy), 2 * radius)
-    ax.add_collection(EllipseCollection(size, size, np.zeros(len(xy)), units="xy", offsets=xy, facecolors="none",
-                                        offset_transform=ax.transData, edgecolors=CYCLE[4], linewidths=0.9))  # fmt: skip
+    ax.add_collection(
+        EllipseCollection(size, size, np.zeros(len(xy)), units="xy", offsets=xy, facecolors="none",
+                                        offset_transform=ax.transData, edgecolors=CYCLE[4], linewidths=0.9)
+    )  # fmt: skip
 
 
 def montage_figure(images: Any, *, pixel_size: float, columns: int = 10, sigma: float = 1.5, title: str = "") -> Figure:

@@ -160,8 +160,8 @@ def _select(
 ) -> tuple[NDArray[Any], dict[str, int]]:
     """Rows of picks to extract, sorted by micrograph, and how many were dropped for what."""
     shape = (micrographs.sizes["y"], micrographs.sizes["x"])
-    centre = nearest_pixel(picks["coordinate"].values)
     finite = np.isfinite(picks["coordinate"].values).all(axis=1)
+    centre = nearest_pixel(np.where(finite[:, None], picks["coordinate"].values, -1.0))
     usable = micrographs["usable"].values.astype(bool) if "usable" in micrographs else np.ones(len(radius), bool)
     if edge == "box":
         inside = box_inside(centre, box // 2, box - box // 2 - 1, shape)
