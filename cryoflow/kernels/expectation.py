@@ -35,7 +35,8 @@ OUTPUTS = {
 
 MASK_EDGE = 5.0  # pixels
 SUB_BATCH = 32
-TABLE_BYTES = 256 << 20
+TABLE_BYTES = 512 << 20  # of slices shared by all particles; a larger set is projected as it is needed
+COLLECT_BYTES = 256 << 20  # of sums by orientation; beyond, slices are inserted one by one
 
 
 def make_tables(volumes: NDArray[np.complex64], search: Search, samples: Samples, counts: tuple[int, int]) -> tuple[
@@ -43,7 +44,7 @@ def make_tables(volumes: NDArray[np.complex64], search: Search, samples: Samples
 ]:  # fmt: skip
     """Slices of all coarse (H, C, M, K0) and fine (H, C, M J, K) hypotheses of a global search.
 
-    The fine table is left empty, (H, C, 0, 0), where it would be larger than 256 MB.
+    The fine table is left empty, (H, C, 0, 0), where it would be larger than 512 MB.
     """
     h, c = volumes.shape[:2]
     coarse = np.stack([[slices(v, search.rotations, samples, count=counts[0]) for v in half] for half in volumes])
@@ -139,7 +140,7 @@ def expectation(
     fine_phases = _phases(fine_shifts, samples, k_phase)
     radius_model = int(samples.shell[k_model - 1])
     n_fine = search.children.shape[0] * search.children.shape[1]
-    collect = search.absolute and n_class * n_half * n_fine * k_model * 12 <= TABLE_BYTES
+    collect = search.absolute and n_class * n_half * n_fine * k_model * 12 <= COLLECT_BYTES
     rows: dict[str, Any] = {k: np.zeros((total_b, *_tail(k)), d) for k, (_, d) in OUTPUTS.items()}
     groups, shells = sigma2.shape[1], samples.radius + 1
     number = np.diff(samples.starts).astype(np.float64)
