@@ -10,4 +10,4 @@ autodoc_member_order = "bysource"
 myst_heading_anchors = 3
 html_theme = "alabaster"
 html_theme_options = {"page_width": "1100px", "description": "Micrographs to maps, on Dask, Zarr and GPUs"}
-suppress_warnings = ["myst.header", "misc.highlighting_failure"]
+suppress_warnings = ["docutils", "myst.header", "misc.highlighting_failure"]

@@ -210,7 +210,7 @@ def stack(folder: Path, **changes: Any) -> Path:
     """A small particle set on disk."""
     from cryoflow.io import write_particles
 
-    n, box = 6, 32
+    n, box = changes.get("n", 6), 32
     rng = np.random.default_rng(1)
     ds = xr.Dataset(
         {
@@ -445,3 +445,35 @@ def test_run_takes_one_kind_of_cluster() -> None:
         run("demo", output="x", client=object(), cluster="local:2")
     with pytest.raises(ParameterError, match="--cluster local:2"):
         run("demo", output="x", performance_report=Path("r.html"))
+
+
+# --- a whole run from a stack ----------------------------------------------------------------------------------------
+
+
+def test_a_stack_of_noise_runs_to_its_report_and_claims_nothing(tmp_path: Path) -> None:
+    import cryoflow
+
+    protein = cryoflow.procedural_protein(symmetry="D2", box=32, pixel_size=3.0, size=60)
+    cryoflow.write_map(tmp_path / "reference.mrc", protein)
+    stack(tmp_path, n=60)
+    refine = {"diameter": 80, "reference": "reference.mrc", "symmetry": "D2", "ini_high": 20, "order": 1, "limit": 2}
+    values = {"particles": {"path": "particles.star"}, "refine": refine}
+    figures = run(values, root=tmp_path, output=tmp_path / "run")
+    assert list(figures["stages"]) == ["particles", "refine", "postprocess", "report"]
+    assert figures["resolution"] is None or figures["resolution"] >= 20
+    text = (tmp_path / "run/report.html").read_text()
+    assert "no resolution" in text
+    for name in ("particles.star", "half1.mrc", "half2.mrc", "map.mrc", "map_sharpened.mrc", "mask.mrc", "fsc.csv",
+                 "workflow.yaml", "figures.json", "stores/poses.zarr", "stores/postprocess.zarr"):  # fmt: skip
+        assert (tmp_path / "run" / name).exists(), name
+    with_poses = cryoflow.read_particles(tmp_path / "run/particles.star")
+    assert with_poses.sizes["particle"] == 60
+    assert {"rotation", "half"} <= set(with_poses.variables)
+
+    # its own result enters again, with poses
+    values = {"particles": {"path": "run/particles.star"}, "refine": {**refine, "poses": "fixed"}}
+    again = run(values, root=tmp_path, output=tmp_path / "fixed", until="refine")
+    assert again["stages"]["particles"]["with_poses"]
+    kept = cryoflow.open_store(tmp_path / "fixed/stores/poses.zarr")
+    np.testing.assert_allclose(kept["rotation"].values, with_poses["rotation"].values, atol=1e-5)
+    np.testing.assert_array_equal(kept["half"].values, with_poses["half"].values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,18 @@ def postprocess(context: Context) -> dict[str, Any]:
     for warning in result.attrs["warnings"]:
         log.warning("postprocess: %s", warning)
     save(context, result, "stores/postprocess.zarr", "postprocess", stage)
-    figures = {
+    figures: dict[str, Any] = {
         "resolution": float(result.attrs["resolution"]),
         "resolution_half": float(result["resolution_50"].sel(curve="corrected")),
         "b_factor": float(result.attrs["b_factor"]),
         "warnings": list(result.attrs["warnings"]),
     }
+    refined, refine_stage = context.figures["refine"]["resolution_refine"], context.workflow.refine
+    assert refine_stage is not None
+    if refined is None or refined >= refine_stage.ini_high:  # what the halves share is the reference's, not the data's
+        figures["resolution"] = figures["resolution_half"] = math.inf
+        figures["warnings"].append("no resolution: refinement found nothing beyond the reference's filter")
+        log.warning("postprocess: %s", figures["warnings"][-1])
     if context.workflow.simulate is not None:
         figures |= truth_figures(folder, result)
     return figures
