@@ -61,11 +61,11 @@ def test_pixels_are_those_of_relion(
     (tmp_path / "m_pick.star").write_text("data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
                                           + "".join(f"{x}.7 {y}.2\n" for x, y in xy))  # fmt: skip
     (tmp_path / "mics.star").write_text(
-        "# version 30001\n\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n_rlnMicrographPixelSize #3\n"
-        "_rlnVoltage #4\n_rlnSphericalAberration #5\n_rlnAmplitudeContrast #6\ng1 1 1.5 300 2.7 0.07\n\n"
+        "# version 30001\n\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n"
+        "_rlnMicrographPixelSize #3\n_rlnVoltage #4\n_rlnSphericalAberration #5\n_rlnAmplitudeContrast #6\ng1 1 1.5 300 2.7 0.07\n\n"
         "# version 30001\n\ndata_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup #2\nm.mrc 1\n"
     )
-    command = "relion_preprocess --i mics.star --coord_suffix _pick.star --coord_dir ./ --part_dir out/ --part_star o.star"
+    command = "relion_preprocess --i mics.star --coord_suffix _pick.star --coord_dir ./ --part_dir out/ --part_star o"
     subprocess.run([*command.split(), "--extract", "--extract_size", "64", *flags.split()], cwd=tmp_path, check=True,
                    capture_output=True)  # fmt: skip
     header = read_header(tmp_path / "out" / "m.mrcs")
@@ -158,8 +158,10 @@ def test_edge_rules_and_counts(noise: np.ndarray) -> None:
 
 
 def test_order_ctf_groups_and_optics_follow_the_micrographs(noise: np.ndarray) -> None:
-    ds = dataset(noise, defocus_u=("micrograph", [1e4, 2e4, 3e4]), defocus_v=("micrograph", [1e4, 2e4, 3e4]),
-                 defocus_angle=("micrograph", [0.0, 10.0, 20.0]), usable=("micrograph", [True, False, True]))  # fmt: skip
+    ds = dataset(
+                 noise, defocus_u=("micrograph", [1e4, 2e4, 3e4]), defocus_v=("micrograph", [1e4, 2e4, 3e4]),
+                 defocus_angle=("micrograph", [0.0, 10.0, 20.0]), usable=("micrograph", [True, False, True])
+    )  # fmt: skip
     picks = table([[50, 60], [70, 80], [90, 100], [110, 120]], ["m2.mrc", "m0.mrc", "m1.mrc", "m2.mrc"])
     made = extract_particles(ds, picks.assign(pick_score=("particle", [4.0, 3.0, 2.0, 1.0])), box=32)
     assert made.micrograph_name.values.tolist() == ["m0.mrc", "m2.mrc", "m2.mrc"]
