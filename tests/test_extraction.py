@@ -62,7 +62,8 @@ def test_pixels_are_those_of_relion(
                                           + "".join(f"{x}.7 {y}.2\n" for x, y in xy))  # fmt: skip
     (tmp_path / "mics.star").write_text(
         "# version 30001\n\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n"
-        "_rlnMicrographPixelSize #3\n_rlnVoltage #4\n_rlnSphericalAberration #5\n_rlnAmplitudeContrast #6\ng1 1 1.5 300 2.7 0.07\n\n"
+        "_rlnMicrographPixelSize #3\n_rlnVoltage #4\n_rlnSphericalAberration #5\n_rlnAmplitudeContrast #6\n"
+        "g1 1 1.5 300 2.7 0.07\n\n"
         "# version 30001\n\ndata_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup #2\nm.mrc 1\n"
     )
     command = "relion_preprocess --i mics.star --coord_suffix _pick.star --coord_dir ./ --part_dir out/ --part_star o"
