@@ -57,7 +57,7 @@ def whole(total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-# maps -------------------------------------------------------------------------------------------------------------------
+# maps ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [24, 25])
@@ -97,7 +97,7 @@ def test_slices_make_the_map_they_came_from(n: int, padding: int, rng: np.random
     assert fsc(got * ball, volume * ball)[1 : n // 4].min() > (0.98 if padding == 1 else 0.998)
 
 
-# symmetry ---------------------------------------------------------------------------------------------------------------
+# symmetry ----------------------------------------------------------------------------------------------------
 
 
 def test_friedel_mates_of_the_plane(rng: np.random.Generator) -> None:
@@ -150,7 +150,7 @@ def test_symmetry_of_sums_is_symmetry_of_poses(group: str, rng: np.random.Genera
     assert np.abs(got[inside] - expected[inside]).max() < 2e-5 * np.abs(expected).max()
 
 
-# filters ----------------------------------------------------------------------------------------------------------------
+# filters ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("padding", [1, 2, 3])
@@ -193,7 +193,7 @@ def test_nothing_inserted_gives_an_empty_map() -> None:
         assert np.isfinite(volume).all()
 
 
-# RELION -----------------------------------------------------------------------------------------------------------------
+# RELION ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.relion
