@@ -210,6 +210,10 @@ def test_volumes_that_do_not_reach_are_refused() -> None:
     assert slices(volume, np.eye(3)[None], s, count=s.count(5)).shape == (1, s.count(5))
     with pytest.raises(ParameterError):
         insert_slices(accumulator(5), np.zeros((1, len(s)), np.complex64), np.zeros((1, len(s))), np.eye(3)[None], s)
+    with pytest.raises(ParameterError, match="contiguous"):
+        insert_slices(
+            accumulator(7)[::-1], np.zeros((1, len(s)), np.complex64), np.zeros((1, len(s))), np.eye(3)[None], s
+        )
     with pytest.raises(ParameterError, match="cubic"):
         prepare_volume(np.zeros((4, 4, 5), np.float32))
 

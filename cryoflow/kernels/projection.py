@@ -92,6 +92,10 @@ def prepare_volume(volume: Any, *, box: int | None = None, radius: int | None = 
     return out
 
 
+# unsigned, for Numba tests signed indices for being negative: a third of the time of a slice
+_ONE, _TWO, _THREE, _FOUR = (np.uint64(i) for i in (1, 2, 3, 4))
+
+
 @numba.njit(nogil=True, cache=True, fastmath=FAST, inline="always")
 def trilinear_coordinates(a, kx, ky, padding, reach):  # type: ignore[no-untyped-def]
     """Cell (x0, y0, z0), fractions and conjugation flag of the sample A.T (kx, ky, 0) in a half volume."""
@@ -103,35 +107,28 @@ def trilinear_coordinates(a, kx, ky, padding, reach):  # type: ignore[no-untyped
         x, y, z = -x, -y, -z
     y += reach
     z += reach
-    x0, y0, z0 = int(x), int(y), int(z)
-    return x0, y0, z0, np.float32(x - x0), np.float32(y - y0), np.float32(z - z0), flip
+    x0, y0, z0 = np.int32(x), np.int32(y), np.int32(z)
+    return x0, y0, z0, x - np.float32(x0), y - np.float32(y0), z - np.float32(z0), flip
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FAST)
 def slice_into(volume, a, kx, ky, count, padding, out):  # type: ignore[no-untyped-def]
     """One slice of ``count`` samples into ``out`` (>= count,) complex64; ``volume`` is a float32 (Z, Y, X, 2) view."""
-    reach = volume.shape[0] // 2
+    reach, row = volume.shape[0] // 2, np.uint64(2 * volume.shape[2])
+    plane = row * np.uint64(volume.shape[1])
+    flat = volume.ravel()
     pad = np.float32(padding)
     b = a.astype(np.float32)
     one = np.float32(1.0)
     for i in range(count):
         x0, y0, z0, fx, fy, fz, flip = trilinear_coordinates(b, kx[i], ky[i], pad, np.float32(reach))
         gx, gy, gz = one - fx, one - fy, one - fz
-        w00, w01, w10, w11 = gz * gy, gz * fy, fz * gy, fz * fy
+        p = np.uint64(z0) * plane + np.uint64(y0) * row + _TWO * np.uint64(x0)
         re = np.float32(0.0)
         im = np.float32(0.0)
-        row = volume[z0, y0]
-        re += w00 * (gx * row[x0, 0] + fx * row[x0 + 1, 0])
-        im += w00 * (gx * row[x0, 1] + fx * row[x0 + 1, 1])
-        row = volume[z0, y0 + 1]
-        re += w01 * (gx * row[x0, 0] + fx * row[x0 + 1, 0])
-        im += w01 * (gx * row[x0, 1] + fx * row[x0 + 1, 1])
-        row = volume[z0 + 1, y0]
-        re += w10 * (gx * row[x0, 0] + fx * row[x0 + 1, 0])
-        im += w10 * (gx * row[x0, 1] + fx * row[x0 + 1, 1])
-        row = volume[z0 + 1, y0 + 1]
-        re += w11 * (gx * row[x0, 0] + fx * row[x0 + 1, 0])
-        im += w11 * (gx * row[x0, 1] + fx * row[x0 + 1, 1])
+        for q, w in ((p, gz * gy), (p + row, gz * fy), (p + plane, fz * gy), (p + plane + row, fz * fy)):
+            re += w * (gx * flat[q] + fx * flat[q + _TWO])
+            im += w * (gx * flat[q + _ONE] + fx * flat[q + _THREE])
         out[2 * i] = re
         out[2 * i + 1] = -im if flip else im
 
@@ -139,7 +136,9 @@ def slice_into(volume, a, kx, ky, count, padding, out):  # type: ignore[no-untyp
 @numba.njit(nogil=True, cache=True, fastmath=FAST)
 def insert_from(total, a, kx, ky, count, padding, data, weight):  # type: ignore[no-untyped-def]
     """Adjoint of ``slice_into``: add one slice (2 count,) float32 and its weights (count,) onto (Z, Y, X, 4) sums."""
-    reach = total.shape[0] // 2
+    reach, row = total.shape[0] // 2, np.uint64(4 * total.shape[2])
+    plane = row * np.uint64(total.shape[1])
+    flat = total.ravel()
     pad = np.float32(padding)
     b = a.astype(np.float32)
     one = np.float32(1.0)
@@ -148,19 +147,12 @@ def insert_from(total, a, kx, ky, count, padding, data, weight):  # type: ignore
         re, w = data[2 * i], weight[i]
         im = -data[2 * i + 1] if flip else data[2 * i + 1]
         gx, gy, gz = one - fx, one - fy, one - fz
-        for dz in range(2):
-            wz = fz if dz else gz
-            for dy in range(2):
-                wy = wz * (fy if dy else gy)
-                row = total[z0 + dz, y0 + dy]
-                c = wy * gx
-                row[x0, 0] += c * re
-                row[x0, 1] += c * im
-                row[x0, 2] += c * w
-                c = wy * fx
-                row[x0 + 1, 0] += c * re
-                row[x0 + 1, 1] += c * im
-                row[x0 + 1, 2] += c * w
+        p = np.uint64(z0) * plane + np.uint64(y0) * row + _FOUR * np.uint64(x0)
+        for q, c in ((p, gz * gy), (p + row, gz * fy), (p + plane, fz * gy), (p + plane + row, fz * fy)):
+            for r, share in ((q, c * gx), (q + _FOUR, c * fx)):
+                flat[r] += share * re
+                flat[r + _ONE] += share * im
+                flat[r + _TWO] += share * w
 
 
 @numba.njit(nogil=True, cache=True)
@@ -197,7 +189,7 @@ def slices(volume: Any, rotations: Any, samples: Samples, *, count: int | None =
 
         return projection_cuda.slices(volume, rotations, samples, count, padding)
     out = np.empty((len(rotations), count), dtype=np.complex64)
-    flat = volume.view(np.float32).reshape(*volume.shape, 2)
+    flat = np.ascontiguousarray(volume).view(np.float32).reshape(*volume.shape, 2)
     kx, ky = samples.kx[:count], samples.ky[:count]
     _slices(flat, np.asarray(rotations, np.float64), kx, ky, padding, out.view(np.float32))
     return out
@@ -215,6 +207,8 @@ def insert_slices(
     """Adjoint of ``slices``, in place: add (R, K) complex64 ``data`` and (R, K) float32 ``weights`` onto ``total``."""
     count = data.shape[1]
     _check_reach(total.shape, samples, count, padding)
+    if not total.flags.c_contiguous:
+        raise ParameterError("insert_slices", expected="contiguous sums", found=f"strides {total.strides}")
     if is_device(total):
         from cryoflow.kernels import projection_cuda
 

@@ -136,6 +136,4 @@ def insert_slices(total: Any, data: Any, weights: Any, rotations: Any, samples: 
 
     values = cupy.ascontiguousarray(data, dtype=cupy.complex64)
     weight = cupy.ascontiguousarray(weights, dtype=cupy.float32)
-    if not total.flags.c_contiguous:
-        raise ValueError("insert_slices: the sums must be contiguous")
     _launch("insert_slices", total, rotations, samples, data.shape[1], padding, values, weight)
