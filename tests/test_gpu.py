@@ -1,20 +1,33 @@
-"""The CUDA path: on a device against the CPU path; without one, its source through nvcc and a host compiler."""
+"""The CUDA path: on a device against the CPU path.
+
+Without a device its source goes through nvcc and, as plain C, through a host compiler; and the whole path runs on
+arrays that refuse what CuPy's refuse, with the kernels as the host compiler read them.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from pretended_device import DeviceArray, pretended_modules
+from test_expectation import CASES, arguments
 
+from cryoflow.kernels import projection_cuda
+from cryoflow.kernels.backend import is_device, to_host
+from cryoflow.kernels.expectation import expectation
 from cryoflow.kernels.projection import accumulator, insert_slices, prepare_volume, project, project_adjoint, slices
 from cryoflow.kernels.projection_cuda import SOURCE, THREADS
+from cryoflow.kernels.reconstruction import enforce_friedel, grid_shells, grid_to_map, symmetrise_sums, wiener
 from cryoflow.kernels.rotation import random_rotations
 from cryoflow.kernels.samples import half_plane
+from cryoflow.kernels.symmetry import point_group
 
 # what CUDA's C has and a host's has not: one thread after another stands for the grid
 SHIM = """
@@ -117,6 +130,84 @@ def test_cuda_source_compiles(architecture: str, tmp_path: Path) -> None:
     assert ("add.v4.f32" in code) == (architecture == "sm_90")
 
 
+# the whole path, the device pretended ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pretended(on_host: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """CuPy's place taken by arrays that refuse to meet host arrays; the CUDA kernels run as compiled for the host."""
+
+    class Kernels:
+        def get_function(self, name: str) -> Any:
+            run = getattr(on_host, f"run_{name}")
+
+            def launch(grid: tuple[int], block: tuple[int], arguments: tuple[Any, ...]) -> None:
+                assert block == (THREADS,)
+                _, _, _, number, _, _, _, blocks, *_ = arguments
+                assert grid == (int(number) * int(blocks),)
+                kinds = {np.int32: ctypes.c_int, np.int64: ctypes.c_longlong, np.float32: ctypes.c_float}
+                assert all((isinstance(a, DeviceArray) and a.flags.c_contiguous) or type(a) in kinds for a in arguments)
+                run(*[
+                    a.ctypes.data_as(ctypes.c_void_p) if isinstance(a, DeviceArray) else kinds[type(a)](a)
+                    for a in arguments
+                ])  # fmt: skip
+
+            return launch
+
+    modules = pretended_modules()
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(projection_cuda, "_module", Kernels)
+    return modules["cupy"]
+
+
+def test_the_pretence_refuses_what_cupy_refuses(pretended: ModuleType) -> None:
+    there, here = pretended.zeros(3), np.zeros(3)
+    for mix in (lambda: there + here, lambda: here * there, lambda: pretended.exp(here), lambda: there[np.arange(2)]):
+        with pytest.raises(TypeError, match="host array"):
+            mix()
+    assert is_device(there + 1)
+    assert type(there.get()) is np.ndarray
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_expectation_keeps_to_the_device(case: str, pretended: ModuleType) -> None:
+    """Rows of images and models on the device: the rows and sums of the CPU path, the model's sums left there."""
+    given = arguments(**CASES[case])
+    rows, sums = expectation(**given)
+    there = {k: pretended.asarray(v) if isinstance(v, np.ndarray) else v for k, v in given.items()}
+    got_rows, got_sums = expectation(**there)
+    assert is_device(got_sums["model"])
+    for name, value in rows.items():
+        np.testing.assert_allclose(to_host(got_rows[name]), value, rtol=2e-4, atol=2e-3, err_msg=name)
+    for name, value in sums.items():
+        assert np.abs(to_host(got_sums[name]) - value).max() <= 3e-5 * np.abs(value).max(), name
+
+
+def test_projection_keeps_to_the_device(pretended: ModuleType, rng: np.random.Generator) -> None:
+    v, y = rng.normal(size=(16, 16, 16)).astype(np.float32), rng.normal(size=(3, 16, 16)).astype(np.float32)
+    a = random_rotations(3, rng)
+    for kernel, x in ((project, v), (project_adjoint, y)):
+        here, there = kernel(x, a), kernel(pretended.asarray(x), a)
+        assert is_device(there)
+        assert np.abs(there.get() - here).max() < 1e-5 * np.abs(here).max()
+
+
+def test_reconstruction_keeps_to_the_device(pretended: ModuleType, rng: np.random.Generator) -> None:
+    s, a = half_plane(16, 7), random_rotations(60, rng)
+    data = (rng.normal(size=(60, len(s))) + 1j * rng.normal(size=(60, len(s)))).astype(np.complex64)
+    maps = []
+    for place in (np.asarray, pretended.asarray):
+        total = place(accumulator(7))
+        insert_slices(total, place(data), place(np.ones(data.shape, np.float32)), a, s)
+        total = symmetrise_sums(enforce_friedel(total), point_group("D2"), 99.0)
+        shells = place(grid_shells(total.shape[:3], 2))
+        maps += [grid_to_map(wiener(total, shells, x), 16, box=16) for x in (None, np.full(8, 3.0))]
+    for here, there in zip(maps[:2], maps[2:]):
+        assert is_device(there)
+        assert np.abs(there.get() - here).max() < 1e-5 * np.abs(here).max()
+
+
 # on a device ----------------------------------------------------------------------------------------------------------
 
 
@@ -165,3 +256,17 @@ def test_projection_and_its_adjoint_on_a_device(cupy: Any, rng: np.random.Genera
     for kernel, x in ((project, v), (project_adjoint, y)):
         here, there = kernel(x, a), kernel(cupy.asarray(x), a).get()
         assert np.abs(there - here).max() < 1e-5 * np.abs(here).max()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES)
+def test_expectation_on_a_device(case: str, cupy: Any) -> None:
+    """Atomic additions come in any order: the same to float32 rounding."""
+    given = arguments(**CASES[case])
+    rows, sums = expectation(**given)
+    there = {k: cupy.asarray(v) if isinstance(v, np.ndarray) else v for k, v in given.items()}
+    got_rows, got_sums = expectation(**there)
+    for name, value in rows.items():
+        np.testing.assert_allclose(to_host(got_rows[name]), value, rtol=1e-3, atol=5e-3, err_msg=name)
+    for name, value in sums.items():
+        assert np.abs(to_host(got_sums[name]) - value).max() <= 1e-4 * np.abs(value).max(), name

@@ -79,9 +79,9 @@ def _chosen(scores, threshold, limit):  # type: ignore[no-untyped-def]
     if np.sum(top >= threshold) > limit:
         threshold = np.sort(top)[m - limit]
     rows = np.flatnonzero(top >= threshold)
-    for i in rows:
+    for row in rows:
         for j in range(t):
-            if scores[i, j] >= threshold:
+            if scores[row, j] >= threshold:
                 columns[j] = True
     return rows, np.flatnonzero(columns)
 
