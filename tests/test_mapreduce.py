@@ -365,3 +365,15 @@ def test_the_users_client_is_left_alone_and_blas_threads_come_back() -> None:
     compute(map_reduce(looks, particles(50))[1])
     assert set(seen) == {1}
     assert [(m["filepath"], m["num_threads"]) for m in threadpool_info()] == before
+
+
+def test_optics_read_lazily_serve_every_chunk() -> None:
+    lazy = particles(50)
+    lazy = lazy.assign(voltage=(2 * lazy.voltage.chunk(optics=1)))  # tasks that all chunks share, and their constants
+    lazy = lazy.assign(optics_group=lazy.optics_group.chunk(particle=31))
+
+    def volts(image, voltage):
+        return {}, {"total": voltage.astype("f8").sum()}
+
+    _, sums = compute(*map_reduce(volts, lazy))
+    assert sums["total"] == np.array([600.0, 400.0])[np.arange(ROWS) % 2].sum()

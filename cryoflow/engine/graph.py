@@ -72,6 +72,8 @@ def split(graph: Graph, wanted: Sequence[tuple[Key, ...]]) -> tuple[list[Inner],
             else:
                 outside[k] = node
         inners.append(Inner(nodes, tuple(keys)))
+    # a task outside may need a constant that was copied into the chunks
+    outside.update({k: graph[k] for k in closure(graph, outside)})
     return inners, outside
 
 
