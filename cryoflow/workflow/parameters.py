@@ -162,7 +162,7 @@ class Refine(Stage):
     )
     seed: int = Field(0, ge=0, description="Seed of every random choice")
     order: int = Field(2, ge=0, le=6, description="HEALPix order of the first search; 2: 15 degrees, oversampled 7.5")
-    local_order: int = Field(4, ge=1, le=8, description="HEALPix order from which searches are local")
+    local_order: int = Field(3, ge=1, le=8, description="HEALPix order from which searches are local")
     local_step: Positive = Field(3.75, description="Coarse step where poses=local starts, degrees")
     shift_range: Positive = Field(5.0, description="Range of shifts of the first search, pixels")
     shift_step: Positive = Field(2.0, description="Coarse step of shifts of the first search, pixels")
