@@ -26,6 +26,7 @@ from cryoflow.kernels.expectation import _coarse_scores, cross_and_norm
 from cryoflow.kernels.projection import accumulator, insert_slices, prepare_volume, slices
 from cryoflow.kernels.rotation import random_rotations
 from cryoflow.kernels.samples import half_plane
+from cryoflow.kernels.search import local_search
 
 IMAGES, SHIFTS = 32, 21
 SHAPES = [(1152, 400), (1152, 1200), (9216, 400), (9216, 1200)]
@@ -85,19 +86,18 @@ def coarse_level(repeats: int) -> None:
 
 
 def gridding(xp: Any, seconds: Callable[..., float], repeats: int) -> None:
-    """Nanoseconds a sample of slices and of their adjoint."""
+    """Nanoseconds a sample of slices and of their adjoint: around one pose, as local searches do, and everywhere."""
     rng = np.random.default_rng(0)
+    near = local_search(1.875, sigma=2.8, shift_range=2.0, shift_step=1.0).rotations @ random_rotations(1, rng)[0]
     for n, radius in ((64, 24), (128, 50)):
-        samples, rotations = half_plane(n, radius), random_rotations(200, rng)
+        samples = half_plane(n, radius)
         volume = prepare_volume(xp.asarray(rng.standard_normal((n, n, n), np.float32)), radius=radius)
-        data, total = slices(volume, rotations, samples), accumulator(radius, xp=xp)
-        weight = xp.ones(data.shape, np.float32)
-        number = data.size
-        cut = seconds(lambda v=volume, a=rotations, s=samples: slices(v, a, s), repeats)
-        add = seconds(
-            lambda t=total, d=data, w=weight, a=rotations, s=samples: insert_slices(t, d, w, a, s), repeats
-        )  # fmt: skip
-        print(f"box {n}, shell {radius}: slice {cut / number * 1e9:.1f}, adjoint {add / number * 1e9:.1f} ns a sample")
+        for where, a in (("near one pose", near), ("everywhere", random_rotations(200, rng))):
+            data, total = slices(volume, a, samples), accumulator(radius, xp=xp)
+            weight = xp.ones(data.shape, np.float32)
+            cut = seconds(lambda v=volume, a=a, s=samples: slices(v, a, s), repeats) / data.size
+            add = seconds(lambda x=(total, data, weight, a, samples): insert_slices(*x), repeats) / data.size
+            print(f"box {n}, shell {radius}, {where}: slice {cut * 1e9:.1f}, adjoint {add * 1e9:.1f} ns a sample")
 
 
 def main(repeats: int) -> None:
