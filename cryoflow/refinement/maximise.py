@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cryoflow.kernels.fourier import resample
 from cryoflow.kernels.masks import soft_sphere
-from cryoflow.kernels.projection import prepare_volume
+from cryoflow.kernels.projection import prepare_volume, reach_of
 from cryoflow.kernels.reconstruction import (
     enforce_friedel,
     grid_shells,
@@ -53,7 +53,7 @@ class Grid:
 
     def shells(self) -> Any:
         """Shell of every cell of the padded half grid."""
-        reach = self.padding * self.radius + 1
+        reach = reach_of(self.radius, self.padding)
         return grid_shells((2 * reach + 1, 2 * reach + 1, reach + 1), self.padding)
 
 
