@@ -201,7 +201,7 @@ def _tifffile() -> Any:
     try:
         import tifffile
     except ImportError:
-        raise FormatError("TIFF", expected="the tifffile package", found="none", remedy="Install it.") from None
+        raise FormatError("TIFF", expected="the tifffile package", found="none", remedy="pip install cryoflow[tiff].") from None
     return tifffile
 
 
