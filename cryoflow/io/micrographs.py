@@ -201,7 +201,8 @@ def _tifffile() -> Any:
     try:
         import tifffile
     except ImportError:
-        raise FormatError("TIFF", expected="the tifffile package", found="none", remedy="pip install cryoflow[tiff].") from None
+        remedy = "pip install cryoflow[tiff]."
+        raise FormatError("TIFF", expected="the tifffile package", found="none", remedy=remedy) from None
     return tifffile
 
 
