@@ -66,7 +66,7 @@ def refine(
     client: Any = None,
     seed: int = 0,
     order: int = 2,
-    local_order: int = 3,
+    local_order: int = 4,
     local_step: float = 3.75,
     shift_range: float = 5.0,
     shift_step: float = 2.0,
