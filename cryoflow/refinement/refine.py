@@ -194,12 +194,15 @@ def _result(state: State, c: Context, warnings: list[str], excluded: Any) -> Ref
     if not converged and c.n_half == 2:
         warnings.append(f"not converged within {c.settings.limit} iterations")
     if c.n_half == 2:
-        # the masks of a half-map carry what both owe to the reference's filter about two shells further
+        # what both half-maps owe to the reference's filter reaches about two shells further in a masked curve; within a
+        # small mask few samples of a shell are independent, so the unmasked curve must hold beyond the filter as well
         width = c.box * c.pixel_size
         reach = width / (int(width / c.settings.ini_high) + 2)
-        detail = resolution_at(state["fsc_detail"], c.box, c.pixel_size)
-        if max(resolution, detail) >= reach:
-            resolution = max(resolution, detail, c.settings.ini_high)
+        least = max(
+            resolution_at(state[name], c.box, c.pixel_size) for name in ("fsc", "fsc_detail", "fsc_unmasked")
+        )
+        if least >= reach:
+            resolution = max(least, c.settings.ini_high)
             warnings.append(
                 f"no resolution better than the reference's filter of {c.settings.ini_high:g} A: beyond it the "
                 "half-maps share nothing but what is the same in all directions"
