@@ -26,6 +26,7 @@ _PUBLIC = {
     "read_particles": "io",
     "read_star": "io",
     "save": "io",
+    "select": "io",
     "write_coordinates": "io",
     "write_map": "io",
     "write_micrographs": "io",
@@ -56,7 +57,7 @@ _PUBLIC = {
 __all__ = [  # noqa: RUF022 - in the order of a run
     "__version__",
     "append", "is_complete", "model_to_map", "open_micrographs", "open_store", "provenance", "read_coordinates",
-    "read_map", "read_particles", "read_star", "save", "write_coordinates", "write_map", "write_micrographs",
+    "read_map", "read_particles", "read_star", "save", "select", "write_coordinates", "write_map", "write_micrographs",
     "write_particles", "write_star",
     "compute", "connect", "iterate", "map_reduce",
     "estimate_ctf", "extract_particles", "pick_particles", "postprocess", "procedural_protein", "refine",

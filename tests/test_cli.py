@@ -69,8 +69,13 @@ def test_exit_codes(kind: type, code: int) -> None:
         (["workflow", "validate", "bad.yaml"], 3, "a YAML file"),
         (["pick", ".", "--diameter", "100"], 2, "the folder of a run"),
         (["inspect", "nothing.star"], 2, "an existing file"),
-        (["postprocess", "a.star", "b.star", "-o", "x"], 3, "MRC"),
+        (["postprocess", "a.star", "a.star", "-o", "x"], 3, "MRC"),
         (["run", "demo"], 2, "--output"),
+        (["run", "demo", "-o", "x", "--set", "refine.mask={"], 2, "a value in YAML"),
+        (["simulate", "-o", "x", "--shape", "[1,"], 2, "a list like"),
+        (["postprocess", "no.mrc", "b.mrc", "-o", "x"], 2, "an existing map"),
+        (["workflow", "init", "demo", "-o", "no/w.yaml"], 2, "a folder to write in"),
+        (["run", "a.star", "-o", "x"], 2, "refine.reference and refine.diameter"),
     ],
 )
 def test_an_error_of_use_is_one_line(arguments: list[str], code: int, says: str, tmp_path: Path) -> None:
@@ -81,6 +86,22 @@ def test_an_error_of_use_is_one_line(arguments: list[str], code: int, says: str,
     assert ended.returncode == code, ended.stderr
     assert says in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_null_can_be_said_where_it_is_a_value() -> None:
+    from cryoflow.cli.options import with_options
+    from cryoflow.workflow.parameters import Pick
+
+    heard: dict[str, object] = {}
+
+    @with_options(stage=Pick)
+    def stage(stage: dict[str, object]) -> None:
+        heard.update(stage)
+
+    stage(diameter=100.0, contaminants="null")
+    assert Pick.model_validate(heard).contaminants is None
+    stage(diameter=100.0, contaminants="4")
+    assert Pick.model_validate(heard).contaminants == 4.0
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -153,3 +153,12 @@ def test_coordinates(tmp_path: Path) -> None:
     (tmp_path / "c.star").write_text("data_\nloop_\n_rlnCoordinateX\n1.0\n")
     with pytest.raises(FormatError, match="_rlnCoordinateY"):
         read_coordinates(tmp_path / "c.star")
+
+
+def test_a_header_of_another_pixel_size_sets_that_micrograph_aside(tmp_path: Path) -> None:
+    for name, size in (("a", 1.5), ("b", 3.0), ("c", 1.5), ("d", 1.0)):  # 1.0 says nothing
+        write_map(tmp_path / f"{name}.mrc", np.ones((8, 9)), pixel_size=size)
+    ds = open_micrographs(tmp_path, **OPTICS)
+    assert ds.usable.values.tolist() == [True, False, True, True]
+    assert str(ds.reason.values[1]) == "pixel size 3 A in its header, not 1.5 A"
+    assert open_micrographs(tmp_path, **OPTICS, trust_given=True).usable.values.all()

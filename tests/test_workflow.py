@@ -79,7 +79,7 @@ def test_an_entry_lies_below_what_is_given() -> None:
     assert w.refine is not None
     assert w.extract is not None
     assert w.micrographs is not None
-    assert (w.refine.symmetry, w.refine.diameter, w.refine.reference) == ("D2", 130.0, "pdb:6z6u")
+    assert (w.refine.symmetry, w.refine.diameter, w.refine.reference) == ("D2", 150.0, "pdb:6z6u")
     assert (w.extract.box, w.extract.rescale, w.micrographs.pixel_size) == (128, 64, 1.5)
     assert w.stages == ("micrographs", "ctf", "pick", "extract", "refine", "postprocess", "report")
 
@@ -157,6 +157,9 @@ def volume(path: Path, box: int = 128, pixel_size: float = 1.5) -> None:
     write_map(path, np.zeros((box, box, box), np.float32), pixel_size=pixel_size)
 
 
+ATOM = "ATOM      1  CA  ALA A   1      11.000   2.000   3.000  1.00 20.00           C\n"
+
+
 def test_every_name_becomes_absolute(tmp_path: Path) -> None:
     micrograph(tmp_path / "micrographs/a.mrc")
     volume(tmp_path / "map.mrc")
@@ -182,10 +185,45 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_a_reference_model_is_found_beside_the_data(tmp_path: Path) -> None:
     micrograph(tmp_path / "set/micrographs/a.mrc")
     (tmp_path / "models").mkdir()
-    (tmp_path / "models/6z6u.pdb").write_text("")
+    (tmp_path / "models/6z6u.pdb").write_text(ATOM)
     w = check_files(load_workflow("EMPIAR-10146"), root=tmp_path / "set")
     assert w.refine is not None
     assert w.refine.reference == str(tmp_path / "models/6z6u.pdb")
+
+
+def test_a_reference_that_cannot_be_used_is_refused_before_the_run(tmp_path: Path) -> None:
+    micrograph(tmp_path / "micrographs/a.mrc")
+    model = tmp_path / "model.pdb"
+    model.write_text("")
+    with pytest.raises(FormatError, match=r"model\.pdb: expected a model with atoms"):
+        check_files(load_workflow(chain(refine={"reference": "model.pdb"})), root=tmp_path)
+    model.write_text(ATOM + ATOM.replace("  11.000", " 511.000"))
+    with pytest.raises(ParameterError, match="a model that fits the box"):
+        check_files(load_workflow(chain(refine={"reference": "model.pdb"})), root=tmp_path)
+    volume(tmp_path / "map.mrc")
+    with (tmp_path / "map.mrc").open("r+b") as file:  # a header without a voxel size
+        file.seek(40)
+        file.write(bytes(12))
+    with pytest.raises(ParameterError, match=r"refine\.reference: .*1\.5 A; found 0 A"):
+        check_files(load_workflow(chain()), root=tmp_path)
+    volume(tmp_path / "map.mrc")
+    with pytest.raises(ParameterError, match=r"ini_high between 3\.00 and 96\.0 A"):
+        check_files(load_workflow(chain(refine={"ini_high": 100.0})), root=tmp_path)
+
+
+def test_micrographs_of_a_star_file_are_looked_at_and_followed(tmp_path: Path) -> None:
+    from cryoflow.io import open_micrographs, write_micrographs
+    from cryoflow.workflow.stages import STAGES
+
+    micrograph(tmp_path / "micrographs/a.mrc")
+    optics = {"pixel_size": 1.5, "voltage": 300, "cs": 2.7, "amplitude_contrast": 0.1}
+    write_micrographs(open_micrographs([tmp_path / "micrographs/a.mrc"], **optics), tmp_path / "micrographs/all.star")
+    volume(tmp_path / "map.mrc")
+    w = check_files(load_workflow(chain(micrographs={"path": "micrographs/all.star"})), root=tmp_path)
+    assert [p.name for p in STAGES["micrographs"].files(w)] == ["all.star", "a.mrc"]
+    changed = {"path": "micrographs/all.star", "pixel_size": 3.0}
+    with pytest.raises(ParameterError, match="pixel size"):
+        check_files(load_workflow(chain(micrographs=changed)), root=tmp_path)
 
 
 def test_a_wrong_pixel_size_is_refused_unless_trusted(tmp_path: Path) -> None:
@@ -447,6 +485,14 @@ def test_run_takes_one_kind_of_cluster() -> None:
         run("demo", output="x", performance_report=Path("r.html"))
 
 
+def test_what_the_call_itself_says_is_checked_before_the_folder_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="--until"):
+        run("demo", output=tmp_path / "x", until="nothing")
+    with pytest.raises(ParameterError, match="connect"):
+        run("demo", output=tmp_path / "x", cluster="moon")
+    assert not (tmp_path / "x").exists()
+
+
 # --- a whole run from a stack ----------------------------------------------------------------------------------------
 
 
@@ -463,6 +509,10 @@ def test_a_stack_of_noise_runs_to_its_report_and_claims_nothing(tmp_path: Path) 
     assert figures["resolution"] is None or figures["resolution"] >= 20
     text = (tmp_path / "run/report.html").read_text()
     assert "no resolution" in text
+    if figures["resolution"] is None:  # the page does not name what the figures refuse
+        assert "<b>none</b>" in text
+    made = cryoflow.provenance(tmp_path / "run/stores/poses.zarr")["inputs"]
+    assert [Path(source["name"]).name for source in made] == ["imported.zarr", "reference.mrc"]
     for name in ("particles.star", "half1.mrc", "half2.mrc", "map.mrc", "map_sharpened.mrc", "mask.mrc", "fsc.csv",
                  "workflow.yaml", "figures.json", "stores/poses.zarr", "stores/postprocess.zarr"):  # fmt: skip
         assert (tmp_path / "run" / name).exists(), name

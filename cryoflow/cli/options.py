@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from cryoflow.errors import ParameterError
+
 __all__ = ["with_options"]
 
 
@@ -41,6 +43,8 @@ def _options(model: type[BaseModel], skip: tuple[str, ...]) -> dict[str, inspect
         default = field.default
         if isinstance(default, tuple):  # lists are written as YAML: --fit-range '[10, 5]'
             kind, default = str, None
+        elif default is not None and not required and type(None) in typing.get_args(field.annotation):
+            kind, default = str, str(default)  # null is a value of its own: --contaminants null
         choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
         text = (field.description or "") + (f" ({', '.join(map(str, choices))})" if choices else "")
         flag = "--" + name.replace("_", "-")
@@ -53,7 +57,12 @@ def _options(model: type[BaseModel], skip: tuple[str, ...]) -> dict[str, inspect
 
 
 def _value(value: Any) -> Any:
-    return yaml.safe_load(value) if isinstance(value, str) and value.startswith("[") else value
+    if not isinstance(value, str) or not (value.startswith("[") or value == "null"):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ParameterError("command line", expected="a list like [10, 5]", found=repr(value)) from None
 
 
 def with_options(**models: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:

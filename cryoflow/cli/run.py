@@ -75,6 +75,8 @@ def workflow_init(
 
     if output.exists():
         raise ParameterError("workflow init", expected="a new file", found=f"{output} exists already")
+    if not output.parent.is_dir():
+        raise ParameterError("workflow init", expected="a folder to write in", found=str(output.parent))
     output.write_text(to_yaml(load_workflow(source, settings=parse_settings(settings or []))), encoding="utf-8")
     typer.echo(f"wrote {output}")
 

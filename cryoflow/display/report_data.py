@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ctf_section", "flagged_section", "micrograph_section", "particle_section"]
 
 EXAMPLES = 3  # micrographs shown
+STACK = ("root", "pixel_size", "trust_given", "allow_outside")  # of the workflow, needed to open a stack again
 MONTAGE = (5, 12)  # rows and columns of particle examples
 
 
@@ -68,7 +69,7 @@ def _picture(files: list[Path], name: str) -> np.ndarray | None:
     """The micrograph of that name among the files, None if it is not there."""
     from cryoflow.io import open_micrographs
 
-    path = next((p for p in files if p.as_posix().endswith(f"/{name}")), None)
+    path = next((p for p in files if p.as_posix().endswith(f"/{name}") and p.is_file()), None)
     if path is None:
         return None
     ds = open_micrographs([path], pixel_size=1.0, voltage=300.0, cs=0.0, amplitude_contrast=0.0, trust_given=True)
@@ -82,7 +83,7 @@ def micrograph_section(run: RunFiles) -> list[Any]:
     picks = run.store("picks")
     of = _names(picks, "micrograph_name") if picks is not None else np.array([], dtype=str)
     where = np.asarray(picks["coordinate"].values) if picks is not None else np.empty((0, 2))
-    files = _picture_files(run)
+    files = [Path(str(ds.attrs.get("root", ""))) / name for name in names] + _picture_files(run)
     diameter = run.parameter("pick", "diameter") or run.parameter("refine", "diameter") or 150.0
     pixel = float(np.atleast_1d(ds["pixel_size"].values)[0]) if "pixel_size" in ds else 1.0
     blocks: list[Any] = []
@@ -217,7 +218,8 @@ def _imported(run: RunFiles) -> xr.Dataset:
     if not path or not Path(str(path)).is_file():
         raise Missing("There are no particle images: neither stores/particles.zarr nor a stack the workflow names.")
     try:
-        return read_particles(str(path))
+        given = {name: run.parameter("particles", name) for name in STACK}
+        return read_particles(str(path), **{name: value for name, value in given.items() if value is not None})
     except READING as error:
         raise Missing(f"The particle stack cannot be read: {error}") from error
 

@@ -28,6 +28,8 @@ class Card:
 
 def resolution(run: RunFiles) -> float | None:
     """Final resolution in angstrom: infinity where there is none, None where nothing says."""
+    if run.stages.get("postprocess", {}).get("resolution", 0) is None:  # refused by the run, whatever the curves say
+        return math.inf
     at = resolutions(run)
     if "corrected" in at:
         return at["corrected"][0]
@@ -92,9 +94,11 @@ def warnings(run: RunFiles) -> list[str]:
         found += [str(w) for w in np.atleast_1d(ds.attrs.get("warnings", []))]
     final = resolution(run)
     start = run.parameter("refine", "ini_high")
-    said = any("reference's filter" in warning for warning in found) or run.parameter("refine", "poses") == "fixed"
+    told = any("reference's filter" in warning for warning in found)
+    said = told or run.parameter("refine", "poses") == "fixed"
     if final is not None and not math.isfinite(final):
-        found.insert(0, "The half-maps do not agree at any resolution: there is no signal in this map.")
+        if not told:
+            found.insert(0, "The half-maps do not agree at any resolution: there is no signal in this map.")
     elif final is not None and isinstance(start, int | float) and final >= 0.9 * start and not said:
         found.insert(
             0,

@@ -12,7 +12,7 @@ from typing import Any
 
 from cryoflow.errors import ParameterError, ResourceError
 
-__all__ = ["Address", "connect", "parse_address"]
+__all__ = ["Address", "connect", "parse_address", "performance_report"]
 
 FORMS = (
     "embedded, local[:workers[xthreads]], cuda[:gpus], tcp://host:port, scheduler.json, ssh:host1,host2, slurm[:jobs], "
@@ -104,7 +104,7 @@ def connect(
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(_client(parsed, options))
         if report is not None:
-            stack.enter_context(_report(client, Path(report)))
+            stack.enter_context(performance_report(client, Path(report)))
         yield client
 
 
@@ -228,15 +228,18 @@ def _missing(kind: str, package: str, extra: str, error: ImportError) -> Resourc
 
 
 @contextlib.contextmanager
-def _report(client: Any, path: Path) -> Iterator[None]:
-    """Dask's performance report. It asks for the current client, which this one is only while it starts and ends."""
-    from distributed import performance_report
+def performance_report(client: Any, path: Path) -> Iterator[None]:
+    """Dask's performance report of the block, for any client.
+
+    It asks for the current client, which this one is only while it starts and ends.
+    """
+    from distributed import performance_report as dask_report
 
     try:
         import bokeh  # noqa: F401
     except ImportError as error:
         raise _missing("report", "bokeh", "clusters", error) from error
-    report = performance_report(filename=str(path))
+    report = dask_report(filename=str(path))
     with client.as_current():
         report.__enter__()
     try:

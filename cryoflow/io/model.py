@@ -14,7 +14,7 @@ from cryoflow.errors import FormatError, ParameterError
 if TYPE_CHECKING:
     import gemmi
 
-__all__ = ["model_centre", "model_to_map"]
+__all__ = ["model_centre", "model_to_map", "read_model"]
 
 _FINEST = 0.9  # angstrom: atoms are drawn on a grid at least this fine
 
@@ -69,7 +69,7 @@ def model_to_map(
     if resolution is not None and resolution < 2 * pixel_size:
         raise ParameterError(where, expected=f"a resolution of at least 2 pixels ({2 * pixel_size:g} A)",
                              found=f"{resolution:g} A", remedy="Leave it out for all detail.")  # fmt: skip
-    structure = _read(Path(path), assembly, where)
+    structure = read_model(Path(path), assembly, where)
     model = structure[0]
     origin = np.array(model_centre(path, model)) if centre is True else np.array(centre or (0.0, 0.0, 0.0), float)
     offset = (box // 2 * pixel_size if centre is not False else 0.0) - origin
@@ -107,7 +107,8 @@ def model_to_map(
     return xr.DataArray(np.ascontiguousarray(density, np.float32), dims=("z", "y", "x"), name="map", attrs=attrs)
 
 
-def _read(path: Path, assembly: str | None, where: str) -> gemmi.Structure:
+def read_model(path: Path, assembly: str | None, where: str) -> gemmi.Structure:
+    """The atoms of a model file without waters, as listed or as the biological assembly of that name."""
     import gemmi
 
     if not path.is_file():
@@ -135,7 +136,7 @@ def model_centre(path: str | Path, model: gemmi.Model | None = None) -> tuple[fl
     equal chains does not move the centre off the axes of symmetry. A model without backbone: its centre of mass.
     """
     if model is None:
-        model = _read(Path(path), None, "model_centre")[0]
+        model = read_model(Path(path), None, "model_centre")[0]
     kinds: list[list[dict[tuple[str, str, str], NDArray[np.float64]]]] = []
     for chain in model:
         atoms: dict[tuple[str, str, str], NDArray[np.float64]] = {

@@ -270,6 +270,12 @@ def write_stack(path: str | Path, image: xr.DataArray, *, pixel_size: float, dty
         file.write(pack_header(shape, mode=mode, pixel_size=pixel_size, stack=True, statistics=statistics))
 
 
+def contradicts(header: Header, given: float) -> bool:
+    """Whether a header says another pixel size by more than 1 %; one of 0 or 1 angstrom says nothing."""
+    size = header.voxel[0]
+    return size > 0 and abs(size - 1) > 1e-4 and abs(size - given) > 0.01 * given
+
+
 def check_pixel_size(headers: Iterable[Header], given: float, where: str) -> None:
     """Refuse a pixel size that most headers contradict by more than 1 %; headers of 0 or 1 angstrom say nothing.
 

@@ -58,10 +58,10 @@ def model_chains(path: str | Path) -> list[Array]:
 
     Only residues that all chains of the same entity have are kept.
     """
-    from cryoflow.io.model import _read
+    from cryoflow.io.model import read_model
 
     kinds: dict[str, list[dict[str, list[float]]]] = defaultdict(list)
-    for chain in _read(Path(path), None, "simulate")[0]:
+    for chain in read_model(Path(path), None, "simulate")[0]:
         atoms = {
             f"{residue.seqid}": atom.pos.tolist()
             for residue in chain for atom in residue

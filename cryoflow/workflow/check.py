@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,14 @@ def _reference(workflow: Workflow, root: Path | str | None, base: Path) -> str |
 
 def _check_micrographs(paths: list[Path], workflow: Workflow) -> None:
     """The headers must not contradict the pixel size. Broken files are set aside by name later, unless all are."""
+    from cryoflow.io import open_micrographs
     from cryoflow.io.mrc import check_pixel_size, read_header
 
     assert workflow.micrographs is not None
     headers, errors = [], []
     for path in paths:
+        if path.suffix == ".star":
+            open_micrographs(path, **workflow.micrographs.model_dump(exclude={"path"}))
         if path.suffix.lower() != ".mrc":
             continue
         try:
@@ -172,18 +176,23 @@ def _check_headers(workflow: Workflow) -> None:
     size = _image_size(workflow)
     if size is None or workflow.refine is None:
         return
+    from cryoflow.io import model_to_map, read_header
+    from cryoflow.refinement.settings import Settings
+
     box, pixel = size
     if workflow.refine.diameter > box * pixel:
         raise ParameterError(
             "refine.diameter", expected=f"at most the box, {box * pixel:g} A ({box} pixels of {pixel:g} A)",
             found=f"{workflow.refine.diameter:g} A", remedy="Is the pixel size right?",
         )  # fmt: skip
+    names = [field.name for field in fields(Settings)]
+    Settings(**{name: getattr(workflow.refine, name) for name in names}).check(box, pixel)
     maps = {"refine.mask": workflow.refine.mask, "postprocess.mask": workflow.postprocess.mask}
     reference = workflow.refine.reference
     if reference is not None and Path(reference).suffix.lower() in MAPS:
         maps["refine.reference"] = Path(reference)
-    from cryoflow.io.mrc import read_header
-
+    elif reference is not None:
+        model_to_map(reference, box=box, pixel_size=pixel)  # refuses what is no model, or does not fit the box
     for where, path in maps.items():
         if path is None:
             continue
@@ -193,7 +202,7 @@ def _check_headers(workflow: Workflow) -> None:
                 where, expected=f"the particles' box, {box} voxels a side", found=" x ".join(map(str, header.shape)),
                 remedy="Resample it to the box and pixel size of the particles, or give a model.",
             )  # fmt: skip
-        if header.voxel[0] > 0 and abs(header.voxel[0] / pixel - 1) > 0.01:
+        if abs(header.voxel[0] / pixel - 1) > 0.01:
             raise ParameterError(
                 where, expected=f"the particles' pixel size, {pixel:g} A", found=f"{header.voxel[0]:g} A",
                 remedy="Resample it to the box and pixel size of the particles, or correct its header.",

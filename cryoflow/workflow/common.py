@@ -25,14 +25,20 @@ def options(stage: Any, *skip: str) -> dict[str, Any]:
     return {n: v for n, f in fields.items() if (v := getattr(stage, n)) is not None or f.default is not None}
 
 
-def save(context: Context, ds: xr.Dataset, name: str, function: str, stage: Any, inputs: tuple[Path, ...] = ()) -> None:
-    """Leave a store of the run; lazy parts are computed where the run computes."""
+def save(
+    context: Context, ds: xr.Dataset, name: str, function: str, stage: Any, inputs: tuple[str | Path, ...] = ()
+) -> None:
+    """Leave a store of the run; lazy parts are computed where the run computes.
+
+    ``inputs`` are the files and stores it was made from (relative to the run's folder); their digests are kept.
+    """
     from cryoflow.engine import compute
     from cryoflow.io import save as save_store
 
     parameters = stage.model_dump(mode="json") if stage is not None else {}
     save_store(
-        ds, context.folder.path / name, function=function, parameters=parameters, inputs=inputs, overwrite=True,
+        ds, context.folder.path / name, function=function, parameters=parameters, overwrite=True,
+        inputs=[context.folder.path / source for source in inputs],
         compute=lambda lazy: compute(lazy, client=context.client, progress=context.progress, label=function),
     )  # fmt: skip
 

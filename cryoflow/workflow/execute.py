@@ -64,11 +64,16 @@ def run(
         raise ParameterError(
             "--performance-report", expected="a cluster to report on", found="none", remedy="Give --cluster local:2."
         )
-    from cryoflow.engine import connect
+    from cryoflow.engine.cluster import connect, parse_address
+    from cryoflow.engine.cluster import performance_report as report_of
     from cryoflow.workflow.stages import STAGES
 
     if not isinstance(workflow, Workflow):
         workflow = load_workflow(workflow)
+    if until is not None and until not in workflow.stages:
+        raise ParameterError("--until", expected=f"one of {', '.join(workflow.stages)}", found=repr(until))
+    if cluster is not None:
+        parse_address(cluster)
     workflow = check_files(workflow, root=root)
     folder = RunFolder(output)
     with open_run(folder, echo=echo, needed_bytes=needed_bytes(workflow)) as stack:
@@ -76,6 +81,8 @@ def run(
         try:
             if cluster is not None:
                 client = stack.enter_context(connect(cluster, report=performance_report))
+            elif performance_report is not None:
+                stack.enter_context(report_of(client, performance_report))
             return run_stages(workflow, folder, STAGES, client=client, until=until, progress=progress)
         except Exception as error:
             log.error("stopped: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from cryoflow.errors import ParameterError
 from cryoflow.workflow import parameters as p
 from cryoflow.workflow.check import MODELS
 from cryoflow.workflow.common import log, opened, options, save
@@ -59,7 +60,11 @@ def refine(context: Context) -> dict[str, Any]:
     for warning in result.warnings:
         log.warning("refine: %s", warning)
     found = result.particles.drop_vars("image", errors="ignore")
-    save(context, found, "stores/poses.zarr", "refine", stage)
+    if result.excluded:  # rows of the particles given, all of them
+        found.attrs["set_aside"] = result.excluded
+    source = "stores/imported.zarr" if context.workflow.particles is not None else "stores/particles.zarr"
+    files = [Path(path) for path in (stage.reference, stage.mask) if path is not None]
+    save(context, found, "stores/poses.zarr", "refine", stage, (source, *files))
     write_particles(_named(found, context), folder / "particles.star")
     write_map(folder / "map.mrc", result.map, pixel_size=pixel)
     classes = {f"class{i}": volume for i, volume in enumerate(result.class_maps, 1)}
@@ -104,7 +109,7 @@ def postprocess(context: Context) -> dict[str, Any]:
     result = sharpen_files(folder / "half1.mrc", folder / "half2.mrc", folder, stage)
     for warning in result.attrs["warnings"]:
         log.warning("postprocess: %s", warning)
-    save(context, result, "stores/postprocess.zarr", "postprocess", stage)
+    save(context, result, "stores/postprocess.zarr", "postprocess", stage, ("half1.mrc", "half2.mrc"))
     figures: dict[str, Any] = {
         "resolution": float(result.attrs["resolution"]),
         "resolution_half": float(result["resolution_50"].sel(curve="corrected")),
@@ -129,6 +134,9 @@ def sharpen_files(
     from cryoflow.io import read_map, write_map
     from cryoflow.postprocess import postprocess as sharpen
 
+    for path in (half1, half2, *([stage.mask] if stage.mask is not None else [])):
+        if not path.is_file():
+            raise ParameterError("postprocess", expected="an existing map (.mrc)", found=str(path))
     first, second = read_map(half1, pixel_size=pixel_size), read_map(half2, pixel_size=pixel_size)
     pixel = float(first.attrs["pixel_size"])
     arguments = options(stage, "mask")

@@ -60,7 +60,10 @@ class Workflow(p.Stage):
         if given == ["particles"]:
             extra = [s for s in PICTURES if getattr(self, s) is not None]
             if self.refine is None:
-                raise ValueError("a workflow from particles needs the stage refine")
+                raise ValueError(
+                    "a workflow from particles needs the stage refine: give refine.reference and refine.diameter, "
+                    "with --set say"
+                )
             if extra:
                 raise ValueError(f"a workflow from particles enters at refinement; {', '.join(extra)} cannot run")
         else:
@@ -154,7 +157,10 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise ParameterError("--set", expected="stage.name=value", found=repr(setting))
-        inner: Any = yaml.safe_load(value) if value.strip() else None
+        try:
+            inner: Any = yaml.safe_load(value) if value.strip() else None
+        except yaml.YAMLError:
+            raise ParameterError("--set", expected="a value in YAML", found=repr(setting)) from None
         for part in reversed(parts):
             inner = {part: inner}
         result = _merge(result, inner)

@@ -26,7 +26,7 @@ def ctf(context: Context) -> dict[str, Any]:
     found = estimate_ctf(with_images(context, "stores/micrographs.zarr"), **options(stage), client=context.client)
     (ds,) = compute(found.drop_vars("micrograph"), client=context.client, progress=context.progress, label="ctf")
     figures = usable(ds)
-    save(context, ds, "stores/ctf.zarr", "estimate_ctf", stage)
+    save(context, ds, "stores/ctf.zarr", "estimate_ctf", stage, ("stores/micrographs.zarr",))
     write_micrographs(located(ds, context), context.folder.path / "micrographs_ctf.star")
     good = ds.isel(micrograph=np.flatnonzero(ds["usable"].values))
     return figures | {
@@ -49,7 +49,7 @@ def pick(context: Context) -> dict[str, Any]:
             "pick", expected="particles", found="none in any micrograph",
             remedy="Lower pick.threshold, or check pick.diameter and the contrast.",
         )  # fmt: skip
-    save(context, picks, "stores/picks.zarr", "pick_particles", stage)
+    save(context, picks, "stores/picks.zarr", "pick_particles", stage, ("stores/ctf.zarr",))
     _write_picks(picks, context.folder.path / "picks")
     names, counts = np.unique(text(picks["micrograph_name"]), return_counts=True)
     good = text(micrographs["micrograph_name"])[micrographs["usable"].values]
@@ -85,8 +85,21 @@ def extract(context: Context) -> dict[str, Any]:
         )  # fmt: skip
     stack = [f"{i:06d}@extracted.mrcs" for i in range(1, particles.sizes["particle"] + 1)]
     particles = particles.assign(image_name=("particle", np.array(stack)))
-    save(context, particles, "stores/particles.zarr", "extract_particles", stage)
+    inputs = ("stores/ctf.zarr", "stores/picks.zarr")
+    save(context, particles, "stores/particles.zarr", "extract_particles", stage, inputs)
     stored = opened(context, "stores/particles.zarr")
     folder = context.folder.path
     write_particles(located(stored, context), folder / "extracted.star", images=folder / "extracted.mrcs")
-    return {"particles": stored.sizes["particle"], "box": stored.sizes["x"]}
+    return {"particles": stored.sizes["particle"], "box": stored.sizes["x"]} | _set_aside(particles)
+
+
+def _set_aside(ds: xr.Dataset) -> dict[str, Any]:
+    """How many a stage set aside and which, and what it dropped; nothing where there was none."""
+    found: dict[str, Any] = {}
+    if ds.attrs.get("dropped"):
+        found["dropped"] = ", ".join(ds.attrs["dropped"])
+    if ds.attrs.get("set_aside"):
+        named = list(ds.attrs["set_aside"])
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        found |= {"set_aside": len(named), "warnings": [f"set aside: {'; '.join(named[:5])}{more}"]}
+    return found

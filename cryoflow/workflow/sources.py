@@ -102,7 +102,9 @@ def usable(ds: xr.Dataset) -> dict[str, Any]:
 def import_particles(context: Context) -> dict[str, Any]:
     """A stack made elsewhere: its metadata is kept, its images stay where they are."""
     ds = read_stack(context)
-    save(context, ds.drop_vars("image"), "stores/imported.zarr", "read_particles", context.workflow.particles)
+    stage = context.workflow.particles
+    assert stage is not None
+    save(context, ds.drop_vars("image"), "stores/imported.zarr", "read_particles", stage, (stage.path,))
     return {"particles": ds.sizes["particle"], "box": ds.sizes["x"], "with_poses": "rotation" in ds}
 
 

@@ -16,7 +16,20 @@ __all__ = ["STAGES"]
 
 
 def _micrograph_files(workflow: Workflow) -> list[Path]:
-    return micrograph_paths(workflow.micrographs.path) if workflow.micrographs is not None else []
+    if workflow.micrographs is None:
+        return []
+    return [q for p in micrograph_paths(workflow.micrographs.path) for q in (p, *_named(p, workflow))]
+
+
+def _named(path: Path, workflow: Workflow) -> list[Path]:
+    """The micrographs that a STAR file names."""
+    from cryoflow.io import open_micrographs
+
+    if path.suffix != ".star":
+        return []
+    assert workflow.micrographs is not None
+    ds = open_micrographs(path, **options(workflow.micrographs, "path"))
+    return [q for n in ds["micrograph_name"].values if (q := Path(ds.attrs["root"]) / str(n)).is_file()]
 
 
 def _stack_files(workflow: Workflow) -> list[Path]:
