@@ -114,6 +114,7 @@ def test_two_classes_come_apart() -> None:
     label = np.repeat([0, 1], 150)
     agree = np.mean((found.particles["class_number"].values - 1) == label)
     assert max(agree, 1 - agree) > 0.9
+    assert found.half1 is None
 
 
 def test_half_sets_are_kept_and_groups_may_have_gaps(d2: tuple[xr.Dataset, xr.Dataset]) -> None:
@@ -163,6 +164,8 @@ def test_bad_input_is_refused_before_any_work(d2: tuple[xr.Dataset, xr.Dataset])
     with pytest.raises(SchemaError, match="one pixel size"):
         refine(particles.assign(pixel_size=("optics", np.array([5.0, 6.0])[: particles.sizes["optics"] + 1]))
                if particles.sizes["optics"] == 2 else _two_optics(particles), reference, **QUICK)  # fmt: skip
+    with pytest.raises(ParameterError, match="between 0 and 1"):
+        refine(particles, reference, mask=np.full((BOX,) * 3, 255.0, "f4"), **QUICK)
     with pytest.raises(ParameterError, match="finite"):
         refine(particles, reference * np.nan, **QUICK)
 
@@ -198,8 +201,15 @@ def test_a_killed_refinement_resumes_to_the_same_bits(tmp_path: Path, d2: tuple[
     assert run("", "go", "whole.npy") == 0
     resumed, whole = (np.load(tmp_path / f"{name}.npy") for name in ("resumed", "whole"))
     assert np.array_equal(resumed, whole)
-    with pytest.raises(StoreError):
-        refine(d2[0], _reference(d2[1]), symmetry="D2", store=tmp_path / "store", limit=4, **QUICK)
+    particles, truth = _set(120, "D2", 0.3)
+    again = {"symmetry": "D2", "store": tmp_path / "store", "limit": 4, **QUICK}
+    with pytest.raises(StoreError):  # other particles
+        refine(d2[0], _reference(d2[1]), **again)
+    with pytest.raises(StoreError):  # the same number of others
+        refine(_set(120, "D2", 0.3, seed=4)[0], _reference(truth), **again)
+    with pytest.raises(StoreError):  # another mask
+        refine(particles, _reference(truth), mask=np.ones((BOX,) * 3, "f4"), **again)
+    assert np.array_equal(refine(particles, _reference(truth), **again).map.values, whole)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ Source: Scheres 2012, J. Mol. Biol. 415:406 and J. Struct. Biol. 180:519; Schere
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from cryoflow.engine import iterate
 from cryoflow.errors import ParameterError
 from cryoflow.kernels.fourier import resample
-from cryoflow.kernels.resolution import fsc, resolution_at
+from cryoflow.kernels.resolution import resolution_at
 from cryoflow.kernels.symmetry import point_group
 from cryoflow.refinement.iteration import ROWS, Context, State, first_state, iterate_once
 from cryoflow.refinement.prepare import fill_defaults, noise_spectra, pixel_size_of
@@ -31,7 +32,8 @@ class Refinement:
     """What a refinement found.
 
     particles : the particles that were used, with poses, half-sets, norm and posterior widths.
-    half1, half2 : unfiltered, unmasked half-maps.  map : joined, filtered by the FSC.  class_maps : of each class.
+    half1, half2 : unfiltered, unmasked half-maps; None with several classes, which have no half-sets.
+    map : joined, filtered by the FSC.  class_maps : of each class.
     fsc : (n // 2 + 1,) solvent-corrected FSC of the half-maps; fsc_unmasked likewise without a mask.
     resolution : angstrom at FSC 0.143; not better than ``ini_high`` where the half-maps share nothing beyond it, or
         nothing but their spherical average, as particles with senseless poses do.
@@ -39,8 +41,8 @@ class Refinement:
     """
 
     particles: xr.Dataset
-    half1: xr.DataArray
-    half2: xr.DataArray
+    half1: xr.DataArray | None
+    half2: xr.DataArray | None
     map: xr.DataArray
     class_maps: list[xr.DataArray]
     fsc: NDArray[np.float64]
@@ -124,7 +126,7 @@ def refine(
     )  # fmt: skip
     settings.check(box, pixel_size)
     start = _same_grid(reference, box, pixel_size, "reference")
-    solvent_mask = None if mask is None else np.clip(_same_grid(mask, box, pixel_size, "mask"), 0, 1)
+    solvent_mask = None if mask is None else _mask(mask, box, pixel_size)
     operators = point_group(symmetry)
 
     sigma2, good = noise_spectra(
@@ -142,7 +144,8 @@ def refine(
     context = Context(ds, settings, box, pixel_size, n_half, solvent_mask, operators, client, on_iteration)
     state = iterate(
         lambda s: iterate_once(s, context), first_state(start, sigma2, context),
-        until=lambda s: bool(s["done"]), limit=limit + 1, store=store, signature=_signature(settings, ds, start),
+        until=lambda s: bool(s["done"]), limit=limit + 1, store=store,
+        signature=_signature(settings, ds, start, solvent_mask, sigma2),
     )  # fmt: skip
     return _result(state, context, warnings, excluded)
 
@@ -162,15 +165,40 @@ def _same_grid(volume: Any, box: int, pixel_size: float, what: str) -> NDArray[n
         )  # fmt: skip
     if not np.isfinite(values).all():
         raise ParameterError("refine", expected=f"a finite {what}", found="NaN or infinite voxels")
-    if not np.ptp(values) > 0:
+    if what == "reference" and not np.ptp(values) > 0:
         raise ParameterError("refine", expected=f"a {what} with contrast", found="one grey value everywhere")
     return values
 
 
-def _signature(settings: Settings, ds: xr.Dataset, start: Any) -> dict[str, Any]:
+def _mask(volume: Any, box: int, pixel_size: float) -> NDArray[np.float32]:
+    mask = _same_grid(volume, box, pixel_size, "mask")
+    if mask.min() < -0.01 or mask.max() > 1.01:
+        raise ParameterError(
+            "refine", expected="a mask between 0 and 1", found=f"values from {mask.min():g} to {mask.max():g}",
+            remedy="Divide it by its maximum, or make one with cryoflow.kernels.masks.auto_mask.",
+        )  # fmt: skip
+    return np.clip(mask, 0, 1)
+
+
+SIGNED = ("rotation", "shift", "half", "group", "norm", "optics_group", "defocus_u", "defocus_v", "defocus_angle",
+          "phase_shift", "voltage", "cs", "amplitude_contrast", "pixel_size")  # fmt: skip
+
+
+def _signature(settings: Settings, ds: xr.Dataset, start: Any, mask: Any, sigma2: Any) -> dict[str, Any]:
+    """What the result depends on: parameters, and digests of reference, mask, metadata and image power spectra."""
+
+    def digest(*arrays: Any) -> str:
+        sha = hashlib.sha256()
+        for array in arrays:
+            values = np.ascontiguousarray(array)
+            sha.update(f"{values.dtype.str}{values.shape}".encode() + values.tobytes())
+        return sha.hexdigest()[:16]
+
+    # six digits: the spectra of the images stand for the images, whatever device summed them
+    images = [float(f"{v:.6g}") for v in np.asarray(sigma2).mean(axis=-1).ravel()]
     return {
-        **settings.as_dict(), "particles": int(ds.sizes["particle"]), "box": int(ds.sizes["x"]),
-        "reference_power": float(np.square(start, dtype=np.float64).sum()),
+        **settings.as_dict(), "reference": digest(start), "mask": None if mask is None else digest(mask),
+        "metadata": digest(*(ds[name].values for name in SIGNED)), "images": images,
     }  # fmt: skip
 
 
@@ -182,12 +210,13 @@ def _result(state: State, c: Context, warnings: list[str], excluded: Any) -> Ref
     dims = {"rotation": ("particle", "row", "col"), "shift": ("particle", "xy")}
     particles = c.particles.assign({k: (dims.get(k, ("particle",)), state[k]) for k in ROWS if k in state})
     class_maps = [as_map(v) for v in state["maps"][0]]
+    halves: list[xr.DataArray | None] = [None, None]
     if c.n_half == 2:
         halves, joined = [as_map(v) for v in state["half_maps"]], as_map(state["map"])
         curve = state["fsc"]
     else:
         joined = class_maps[int(np.argmax(state["class_weight"][0]))]
-        halves, curve = [joined, joined], np.asarray(fsc(joined.values, joined.values)) * np.nan
+        curve = np.full(c.box // 2 + 1, np.nan)
     resolution = resolution_at(np.nan_to_num(curve), c.box, c.pixel_size)
     warnings = list(warnings)
     converged = bool(state["schedule"]["converged"])
@@ -198,9 +227,7 @@ def _result(state: State, c: Context, warnings: list[str], excluded: Any) -> Ref
         # small mask few samples of a shell are independent, so the unmasked curve must hold beyond the filter as well
         width = c.box * c.pixel_size
         reach = width / (int(width / c.settings.ini_high) + 2)
-        least = max(
-            resolution_at(state[name], c.box, c.pixel_size) for name in ("fsc", "fsc_detail", "fsc_unmasked")
-        )
+        least = max(resolution_at(state[name], c.box, c.pixel_size) for name in ("fsc", "fsc_detail", "fsc_unmasked"))
         if least >= reach:
             resolution = max(least, c.settings.ini_high)
             warnings.append(

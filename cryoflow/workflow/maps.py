@@ -67,9 +67,10 @@ def refine(context: Context) -> dict[str, Any]:
     save(context, found, "stores/poses.zarr", "refine", stage, (source, *files))
     write_particles(_named(found, context), folder / "particles.star")
     write_map(folder / "map.mrc", result.map, pixel_size=pixel)
-    classes = {f"class{i}": volume for i, volume in enumerate(result.class_maps, 1)}
-    halves = {"half1": result.half1, "half2": result.half2}  # several classes have none
-    for name, volume in (halves if stage.classes == 1 else classes).items():
+    maps = {f"class{i}": volume for i, volume in enumerate(result.class_maps, 1)}
+    if result.half1 is not None and result.half2 is not None:  # several classes have none
+        maps = {"half1": result.half1, "half2": result.half2}
+    for name, volume in maps.items():
         write_map(folder / f"{name}.mrc", volume, pixel_size=pixel)
     write_text(folder / "iterations.json", json.dumps(plain(result.history), indent=1) + "\n")
     return {
