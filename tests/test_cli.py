@@ -131,7 +131,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["ctf", "run/simulated/micrographs/*.mrc", "-o", "real", "--pixel-size", "4", "--voltage", "300", "--cs", "2.7",
          "--amplitude-contrast", "0.1", "--max-resolution", "9"],
         ["pick", "real", "--diameter", "100"],
-        ["extract", "real", "--box", "40"],
+        ["extract", "real", "--box", "40", "--edge", "particle"],
         ["refine", "real", "--reference", "reference.mrc", "--diameter", "130", "--symmetry", "D2", "--ini-high", "30",
          "--limit", "2", "--order", "1"],
         ["postprocess", "real/half1.mrc", "real/half2.mrc", "-o", "sharp", "--fit-range", "[20, 9]"],
@@ -193,7 +193,8 @@ def test_figures_hold_every_stage(run_folder: Path) -> None:
 
 def test_going_on_skips_what_is_finished(run_folder: Path) -> None:
     ended = command("extract", "real", "--box", "40", folder=run_folder)
-    assert ended.stderr.count("finished before, skipped") == 4
+    # edge=particle, given at first and not now, is kept: nothing has to be done again
+    assert ended.stderr.count("finished before, skipped") == 4, ended.stderr
 
 
 @pytest.mark.parametrize("name", ["stores/poses.zarr", "particles.star", "map.mrc", "extracted.mrcs"])

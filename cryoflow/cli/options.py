@@ -65,6 +65,10 @@ def _value(value: Any) -> Any:
         raise ParameterError("command line", expected="a list like [10, 5]", found=repr(value)) from None
 
 
+def _was_given(context: typer.Context, name: str) -> bool:
+    return getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"
+
+
 def with_options(**models: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate ``f(inputs, *, name=mapping, ...)``: each ``name`` becomes the options of its model's fields.
 
@@ -82,15 +86,18 @@ def with_options(**models: type[BaseModel]) -> Callable[[Callable[..., None]], C
             fields[name] = [f for f in model.model_fields if f in options or f in extra]
             extra.update(options)
 
-        def command(**values: Any) -> None:
+        def command(context: typer.Context | None = None, **values: Any) -> None:
+            # defaults are left to the model: a run that goes on keeps what it had where nothing is given
+            given = {n for n in values if context is None or _was_given(context, n)}
             chosen: dict[str, Mapping[str, Any]] = {
-                name: {f: _value(values[f]) for f in names if values.get(f) is not None}
+                name: {f: _value(values[f]) for f in names if f in given and values[f] is not None}
                 for name, names in fields.items()
             }
             function(**{n: v for n, v in values.items() if n in inputs}, **chosen)
 
         ordered = sorted([*inputs.values(), *extra.values()], key=lambda q: q.kind)
-        keyword = [q.replace(kind=inspect.Parameter.KEYWORD_ONLY) for q in ordered]
+        first = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        keyword = [first, *(q.replace(kind=inspect.Parameter.KEYWORD_ONLY) for q in ordered)]
         command.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
         command.__annotations__ = {q.name: q.annotation for q in keyword}
         command.__doc__, command.__name__ = function.__doc__, function.__name__

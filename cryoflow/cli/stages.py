@@ -14,7 +14,7 @@ import typer
 
 from cryoflow.cli.app import Cluster, Output, app
 from cryoflow.cli.options import with_options
-from cryoflow.errors import ParameterError
+from cryoflow.errors import FormatError, ParameterError
 from cryoflow.workflow import parameters as p
 
 Run = Annotated[Path, typer.Argument(help="Folder of a run")]
@@ -37,8 +37,14 @@ def _go_on(folder: Path, changes: dict[str, Any], until: str, cluster: str | Non
             until, expected="the folder of a run (with its workflow.yaml)", found=str(folder),
             remedy="Begin one with `cryoflow ctf`, `cryoflow simulate` or `cryoflow run`.",
         )  # fmt: skip
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _run(values | changes, folder, until, cluster)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise FormatError(str(path), expected="YAML", found=str(error).replace("\n", " ")) from None
+    if not isinstance(values, dict):
+        raise FormatError(str(path), expected="a workflow", found=type(values).__name__)
+    over = {name: {**(values.get(name) or {}), **given} for name, given in changes.items()}
+    _run(values | over, folder, until, cluster)
 
 
 @app.command()
