@@ -111,7 +111,12 @@ def refine(
 
     Examples
     --------
-    >>> import cryoflow.refinement  # a whole run: docs/refinement.md
+    >>> from cryoflow.simulate import simulate_particles
+    >>> particles, truth = simulate_particles(n=24, box=24, pixel_size=9.0, symmetry="D2", snr=1.0, seed=1)
+    >>> reference = truth["map"].assign_attrs(pixel_size=9.0)
+    >>> found = refine(particles, reference, symmetry="D2", diameter=150, ini_high=60, order=0, limit=1)
+    >>> found.map.shape, found.particles["rotation"].shape, len(found.history)
+    ((24, 24, 24), (24, 3, 3), 2)
     """
     pixel_size = pixel_size_of(particles) if "pixel_size" in particles else 0.0
     n_half = 2 if classes == 1 else 1
