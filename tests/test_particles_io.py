@@ -200,6 +200,17 @@ def test_bad_rows_are_named_at_opening(tmp_path: Path, row: str, says: str) -> N
         assert ds.sizes["particle"] == 2
 
 
+def test_one_stack_of_another_pixel_size_among_many_is_named(tmp_path: Path) -> None:
+    for name, size in (("a", 1.5), ("b", 1.5), ("c", 3.0)):
+        with mrcfile.new(tmp_path / f"{name}.mrcs", np.zeros((2, 8, 8), np.float32)) as mrc:
+            mrc.voxel_size = size
+    rows = "\n".join(f"{i}@{name}.mrcs 1 0 0 0 1 9000" for name in "abc" for i in (1, 2))
+    (tmp_path / "many.star").write_text(STAR.format(rows=rows))
+    with pytest.raises(ParameterError, match=r"stacks of 1\.5000 .*3\.0000 in the header of .*c\.mrcs"):
+        read_particles(tmp_path / "many.star")
+    assert read_particles(tmp_path / "many.star", trust_given=True).sizes["particle"] == 6
+
+
 def test_pixel_sizes(tmp_path: Path) -> None:
     star = small_set(tmp_path)
     wrong = STAR.replace("0.1 1.5", "0.1 1.6")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import inside
 from cryoflow.io.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
-from cryoflow.io.mrc import Header, check_pixel_size, read_header, write_stack
+from cryoflow.io.mrc import Header, check_pixel_size, contradicts, read_header, write_stack
 from cryoflow.io.relion import from_tables, split_optics, text, to_tables
 from cryoflow.io.star import read_star, write_star
 from cryoflow.schema import require, validate
@@ -184,7 +184,15 @@ def _check_headers(headers: tuple[Header, ...], file: NDArray[np.int32], ds: xr.
     pairs = np.unique(np.stack([file, ds.optics_group.values]), axis=1)
     for group in np.unique(pairs[1]):
         named = [headers[i] for i in pairs[0, pairs[1] == group]]
-        check_pixel_size(named, float(ds.pixel_size[group]), f"read_particles({star})")
+        given = float(ds.pixel_size[group])
+        check_pixel_size(named, given, f"read_particles({star})")
+        for header in named:
+            if contradicts(header, given):  # one stack of another pixel size would pass unseen among many
+                raise ParameterError(
+                    f"read_particles({star})", expected=f"stacks of {given:.4f} angstrom a pixel",
+                    found=f"{header.voxel[0]:.4f} in the header of {header.path}",
+                    remedy="Rescale or leave out that stack, or pass trust_given=True if its header is wrong.",
+                )  # fmt: skip
 
 
 def write_particles(
