@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from cryoflow.errors import FormatError, ParameterError, ResourceError
+from cryoflow.errors import CryoflowError, FormatError, ParameterError, ResourceError
 from cryoflow.workflow import Workflow, check_files, load_workflow, parse_settings, run, to_yaml
 from cryoflow.workflow import parameters as p
 from cryoflow.workflow.digest import code_digest, digest, fingerprint
@@ -168,6 +168,14 @@ def test_every_name_becomes_absolute(tmp_path: Path) -> None:
     assert w.micrographs is not None
     assert w.refine.reference == str(tmp_path / "map.mrc")
     assert w.micrographs.path == str(tmp_path / "micrographs/*.mrc")
+
+
+def test_a_broken_mtf_file_ends_before_the_run(tmp_path: Path) -> None:
+    micrograph(tmp_path / "micrographs/a.mrc")
+    volume(tmp_path / "map.mrc")
+    (tmp_path / "mtf.star").write_text("data_\n\nloop_\n_rlnSomething #1\n0.5\n")
+    with pytest.raises(CryoflowError, match="rlnMtfValue"):
+        check_files(load_workflow(chain(postprocess={"mtf": "mtf.star"})), root=tmp_path)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

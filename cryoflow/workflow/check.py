@@ -58,6 +58,12 @@ def check_files(workflow: Workflow, *, root: Path | str | None = None) -> Workfl
             if (path := getattr(workflow.postprocess, name)) is not None
         }
         changes["postprocess"] = workflow.postprocess.model_copy(update=update)
+        if "mtf" in update:
+            from cryoflow.postprocess import read_mtf
+
+            # any box will do: what is looked at is the file
+            detector = workflow.postprocess.mtf_pixel_size or 1.0
+            read_mtf(update["mtf"], box=16, pixel_size=detector, mtf_pixel_size=detector)
     checked = workflow.model_copy(update=changes)
     _check_headers(checked)
     return checked
