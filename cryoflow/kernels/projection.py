@@ -26,6 +26,7 @@ __all__ = [
     "project",
     "project_adjoint",
     "reach_of",
+    "real_of_grid",
     "slices",
     "trilinear_coordinates",
 ]
@@ -283,24 +284,26 @@ def project_adjoint(images: Any, rotations: Any, *, padding: int = 2) -> Any:
 
 def _adjoint_of_prepare(half: Any, n: int, padding: int) -> Any:
     """Real (n, n, n) map from sums on the padded half grid: the adjoint of ``prepare_volume``."""
-    xp, fft = array_module(half), fft_module(half)
-    size, reach = padding * n, half.shape[0] // 2
+    xp = array_module(half)
+    # the inverse transform counts columns x > 0 twice (once as mates) and the column x = 0 once
+    weighted = half * xp.float32(0.5)
+    plane = half[:, :, 0]
+    weighted[:, :, 0] = 0.5 * (plane + xp.conj(plane[::-1, ::-1]))
+    return (real_of_grid(weighted, n, padding) * ((padding * n) ** 3 / n)).astype(np.float32)
+
+
+def real_of_grid(values: Any, m: int, padding: int) -> Any:
+    """Inverse transform of Fourier values on a padded half grid, cropped to (m, m, m), interpolation divided out."""
+    xp, fft = array_module(values), fft_module(values)
+    size, reach = padding * m, values.shape[0] // 2
     full = xp.zeros((size, size, size // 2 + 1), dtype=np.complex64)
     k = xp.arange(-reach, reach + 1)
     usable = xp.flatnonzero(xp.abs(k) <= (size - 1) // 2)
     index = k[usable] % size
     width = min(reach + 1, (size + 1) // 2)
-    block = half[usable][:, usable][:, :, :width]
-    # irfftn counts columns x > 0 twice (once as mates) and the column x = 0 once: halve, then take the real part there
-    weight = xp.full(width, 0.5, dtype=np.float32)
-    weight[0] = 1.0
-    plane = block[:, :, 0]
-    mates = xp.conj(plane[::-1, ::-1])
-    block = block * weight
-    block[:, :, 0] = 0.5 * (plane + mates)
-    full[index[:, None], index[None, :], :width] = block
-    real = fft.irfftn(full, s=(size, size, size)) * (size**3 / n)
-    real = xp.fft.fftshift(real)
-    first = size // 2 - n // 2
-    inside = slice(first, first + n)
-    return (real[inside, inside, inside] / gridding_correction(n, padding, xp=xp)).astype(np.float32)
+    lo, hi = int(usable[0]), int(usable[-1]) + 1
+    full[index[:, None], index[None, :], :width] = values[lo:hi, lo:hi, :width]
+    real = xp.fft.fftshift(fft.irfftn(full, s=(size, size, size)))
+    first = size // 2 - m // 2
+    inside = slice(first, first + m)
+    return real[inside, inside, inside] / gridding_correction(m, padding, xp=xp)

@@ -11,8 +11,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoflow.kernels.backend import array_module, fft_module, is_device, to_host
-from cryoflow.kernels.projection import FAST, gridding_correction
+from cryoflow.kernels.backend import array_module, is_device, to_host
+from cryoflow.kernels.projection import FAST, real_of_grid
 
 __all__ = ["enforce_friedel", "grid_shells", "grid_to_map", "shell_average", "symmetrise_sums", "wiener"]
 
@@ -133,17 +133,5 @@ def grid_to_map(values: Any, m: int, *, box: int, padding: int = 2) -> Any:
 
     ``box`` is the image box n the slices came from; a map of m < n voxels has the coarser pixel n / m.
     """
-    xp, fft = array_module(values), fft_module(values)
-    size, reach = padding * m, values.shape[0] // 2
-    full = xp.zeros((size, size, size // 2 + 1), dtype=np.complex64)
-    k = xp.arange(-reach, reach + 1)
-    usable = xp.flatnonzero(xp.abs(k) <= (size - 1) // 2)
-    index = k[usable] % size
-    width = min(reach + 1, (size + 1) // 2)
-    lo, hi = int(usable[0]), int(usable[-1]) + 1
-    full[index[:, None], index[None, :], :width] = values[lo:hi, lo:hi, :width]
-    real = xp.fft.fftshift(fft.irfftn(full, s=(size, size, size)))
-    first = size // 2 - m // 2
-    inside = slice(first, first + m)
     scale = box * (m / box) ** 3
-    return (real[inside, inside, inside] * scale / gridding_correction(m, padding, xp=xp)).astype(np.float32)
+    return (real_of_grid(values, m, padding) * scale).astype(np.float32)
