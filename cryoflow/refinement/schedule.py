@@ -106,9 +106,9 @@ def advance(
     """
     s = schedule
     stalled = 0 if resolution > s.best else s.stalled + 1
-    # poses that move by less than the fine grid's spacing cannot settle further on this grid
-    turning = angle_change > s.step / 2 and 1.03 * angle_change < s.smallest_angle
-    sliding = shift_change > s.shift_step / 2 and 1.03 * shift_change < s.smallest_shift
+    # poses that move by less than half the fine grid's spacing cannot settle further on this grid
+    turning = angle_change > s.step / 4 and 1.03 * angle_change < s.smallest_angle
+    sliding = shift_change > s.shift_step / 4 and 1.03 * shift_change < s.smallest_shift
     moved = turning or sliding
     settled = 0 if moved else s.settled + 1
     new = replace(
