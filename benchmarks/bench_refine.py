@@ -39,7 +39,8 @@ def simulate_betagal(folder: Path, n: int) -> dict[str, object]:
     )  # fmt: skip
     star, reference = folder / "particles.star", folder / "truth.mrc"
     write_particles(particles, star, images=folder / "particles.mrcs")
-    write_particles(truth.drop_vars("map"), folder / "truth.star")
+    names = np.array([f"{i + 1:06d}@particles.mrcs" for i in range(n)])
+    write_particles(truth.drop_vars("map").assign(image_name=("particle", names)), folder / "truth.star")
     write_map(reference, truth["map"], pixel_size=1.77)
     return {"star": star, "reference": reference, "truth": reference, "truth_star": folder / "truth.star",
             "symmetry": "D2", "diameter": 200.0, "ini_high": 40.0}  # fmt: skip
