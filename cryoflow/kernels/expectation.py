@@ -113,7 +113,7 @@ def expectation(
     -------
     rows : see ``OUTPUTS``.
     sums : "model" (H, C, Z, Y, X, 4) of ``insert_slices``; "residual", "count" (H, G, S); "xa", "aa" (H, Q);
-        "classes" (H, C) posterior mass; "shift2", "particles" (H,).
+        "classes" (H, C) particles by their best class; "shift2", "particles" (H,).
     """
     if is_device(image):
         from cryoflow.kernels.expectation_device import expectation_arrays

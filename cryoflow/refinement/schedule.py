@@ -45,7 +45,6 @@ class Schedule:
     smallest_angle: float
     smallest_shift: float
     shift_sigma: float
-    fine_enough: bool
     converged: bool
     final: bool
 
@@ -64,7 +63,7 @@ def first_schedule(settings: Settings, box: int, pixel_size: float) -> Schedule:
         shift_step=settings.shift_step, shift_range=settings.shift_range,
         radius=min(shell + GROWTH, (box - 1) // 2), resolution=shell, best=0, stalled=0, settled=0,
         smallest_angle=999.0, smallest_shift=999.0, shift_sigma=10.0 / pixel_size,
-        fine_enough=False, converged=False, final=False,
+        converged=False, final=False,
     )  # fmt: skip
 
 
@@ -117,7 +116,6 @@ def advance(
         shift_sigma=shift_sigma,
     )  # fmt: skip
     fine_enough = s.fixed or s.step / 2 < 0.75 * accuracy[0]
-    new = replace(new, fine_enough=fine_enough)
     if stalled < 1 or (settled < 1 and not s.fixed):
         return new
     if fine_enough:
