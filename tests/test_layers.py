@@ -22,7 +22,7 @@ LAYERS: dict[str, float] = {
 OWNERS = {
     "dask": {"engine"}, "distributed": {"engine"}, "dask_cuda": {"engine"}, "dask_jobqueue": {"engine"},
     "dask_kubernetes": {"engine"}, "cupy": {"kernels", "engine"}, "cupyx": {"kernels", "engine"}, "rmm": {"engine"},
-    "zarr": {"io"}, "mrcfile": {"io"}, "starfile": {"io"}, "gemmi": {"io"}, "numcodecs": {"io"},
+    "zarr": {"io"}, "mrcfile": {"io"}, "starfile": {"io"}, "gemmi": {"io"}, "tifffile": {"io"}, "h5py": {"io"}, "urllib3": {"io"}, "fsspec": {"io", "catalog"},
     "intake": {"catalog"}, "pydantic": {"workflow", "cli"},
     "pydantic_core": {"workflow", "cli"}, "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"},
     "matplotlib": {"display"}, "jinja2": {"display"}, "k3d": {"display"},

@@ -1,0 +1,157 @@
+"""The table of file formats: what tells each one, who reads it and who writes it. ``detect`` and ``open_data`` use it.
+
+A reader or writer is named as text, "module:function", and imported when it is called: heavy libraries load only for
+the formats that need them. Rows are tried from the top, so a more particular format stands before a more general one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from cryoflow.errors import FormatError, ParameterError
+
+__all__ = ["FORMATS", "Format", "Kind", "detect", "find_format", "open_data", "write_data"]
+
+Kind = Literal["particles", "micrographs", "movies", "coordinates", "map", "images", "metadata", "store"]
+HEAD_BYTES = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format of one program.
+
+    ``kind`` is what its reader returns. ``sniff`` names a function ``(head: bytes, name: str) -> bool`` that sees the
+    first 64 KiB and the file's name. ``read`` names ``(address, **options) -> Dataset``; ``write`` names
+    ``(ds, path, **options)``; either may be absent.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    suffixes: tuple[str, ...]
+    sniff: str
+    read: str | None = None
+    write: str | None = None
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("cryoflow", "cryoflow store (Zarr)", "store", (".zarr",), "cryoflow.io.sniff:store",
+           "cryoflow.io.store:open_store", "cryoflow.io.store:save"),
+    # STAR, the particular before the general -------------------------------------------------------------------------
+    Format("relion-particles", "RELION particles (STAR, 2 to 5)", "particles", (".star",),
+           "cryoflow.io.sniff:relion_particles",
+           "cryoflow.io.particles:read_particles", "cryoflow.io.particles:write_particles"),
+    Format("relion-micrographs", "RELION micrographs (STAR)", "micrographs", (".star",),
+           "cryoflow.io.sniff:relion_micrographs",
+           "cryoflow.io.micrographs:open_micrographs", "cryoflow.io.micrographs:write_micrographs"),
+    Format("relion-coordinates", "RELION coordinates (STAR)", "coordinates", (".star",),
+           "cryoflow.io.sniff:relion_coordinates",
+           "cryoflow.io.micrographs:read_coordinates", "cryoflow.io.micrographs:write_coordinates"),
+    # images ----------------------------------------------------------------------------------------------------------
+    Format("mrc", "MRC map or stack", "map", (".mrc", ".map", ".ccp4", ".mrcs", ".st", ".rec", ".ali"),
+           "cryoflow.io.sniff:mrc", "cryoflow.io.mrc:read_map", "cryoflow.io.mrc:write_map"),
+)  # fmt: skip
+
+
+def find_format(name: str) -> Format:
+    """The format called ``name``.
+
+    Raises
+    ------
+    ParameterError : there is none; all names are given.
+
+    >>> find_format("mrc").kind
+    'map'
+    """
+    for entry in FORMATS:
+        if entry.name == name:
+            return entry
+    raise ParameterError("format", expected=f"one of {', '.join(f.name for f in FORMATS)}", found=repr(name))
+
+
+def detect(address: str | Path) -> Format:
+    """The format of a file, folder or URL, by its content first and its name second.
+
+    Raises
+    ------
+    FormatError : no format of the table fits.
+    """
+    path = Path(address)
+    if path.is_dir():
+        head = b""
+    elif "://" in str(address):
+        from cryoflow.io.source import open_source
+
+        head = open_source(str(address)).read(0, HEAD_BYTES)
+    else:
+        if not path.is_file():
+            raise FormatError(str(address), expected="an existing file, folder or URL", found="nothing there")
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    name = str(address).lower()
+    for entry in FORMATS:
+        if _function(entry.sniff)(head, name):
+            return entry
+    raise FormatError(
+        str(address), expected="a known format (" + ", ".join(f.name for f in FORMATS) + ")",
+        found=f"bytes {head[:8]!r}", remedy="Name it with format= (--format) if you know it.",
+    )  # fmt: skip
+
+
+def open_data(address: str | Path, *, format: str | None = None, **options: Any) -> Any:
+    """Open any known file, folder or URL lazily, as the Dataset of its kind.
+
+    Raises
+    ------
+    FormatError : the format is not known, or has no reader.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from cryoflow.io import write_map
+    >>> path = tempfile.mkdtemp() + "/m.mrc"
+    >>> write_map(path, np.ones((4, 4, 4)), pixel_size=2.0)
+    >>> open_data(path).attrs["pixel_size"]
+    2.0
+    """
+    entry = find_format(format) if format else detect(address)
+    if entry.read is None:
+        raise FormatError(str(address), expected="a format that is read", found=entry.title)
+    return _function(entry.read)(address, **options)
+
+
+def write_data(ds: Any, path: str | Path, *, format: str | None = None, **options: Any) -> None:
+    """Write ``ds`` in ``format``; without it, in the first one that has the suffix of ``path`` and fits its rows.
+
+    Raises
+    ------
+    ParameterError : no such format, or one that is not written.
+    """
+    entry = find_format(format) if format else _by_suffix(ds, Path(path))
+    if entry.write is None:
+        raise ParameterError(f"write_data({path})", expected="a format that is written", found=entry.title)
+    _function(entry.write)(ds, path, **options)
+
+
+def _by_suffix(ds: Any, path: Path) -> Format:
+    dims = {str(d) for d in getattr(ds, "dims", ())}
+    for entry in FORMATS:
+        fits = (
+            entry.kind in ("store", "map")
+            or {"particles": "particle", "coordinates": "particle"}.get(entry.kind, entry.kind.removesuffix("s"))
+            in dims
+        )
+        if path.suffix in entry.suffixes and entry.write is not None and fits:
+            return entry
+    raise ParameterError(
+        f"write_data({path})", expected="a suffix that tells the format", found=repr(path.suffix),
+        remedy=f"Give format=: one of {', '.join(f.name for f in FORMATS if f.write)}.",
+    )  # fmt: skip
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(import_module(module), function)
