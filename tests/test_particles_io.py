@@ -171,7 +171,7 @@ def test_relion30_optics_and_origins(data: Path) -> None:
         ("1@c.mrcs 1 0 0 0 1 9000", "row 1: expected the stack c.mrcs"),
         ("1@../b.mrcs 1 0 0 0 1 9000", "row 1: expected a file below"),
         ("1@/etc/passwd 1 0 0 0 1 9000", "row 1: expected a file below"),
-        ("1@https://x.org/b.mrcs 1 0 0 0 1 9000", "the name of a local file"),
+        ("1@https://x.org/b.mrcs 1 0 0 0 1 9000", "https://x.org/b.mrcs"),
         ("1@link.mrcs 1 0 0 0 1 9000", "row 1: expected a file below"),
         ("1@b.mrcs 7 0 0 0 1 9000", "row 1: expected an optics group of [1]; found 7"),
         ("1@b.mrcs 1 0 nan 0 1 9000", "row 1: expected a number for _rlnAngleTilt"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from cryoflow.io.mrc import Header, read_images
+from cryoflow.io.gather import remember
+from cryoflow.io.image_file import ImageFile
 
 __all__ = ["CHUNK_BYTES", "FileImages", "chunk_rows", "lazy"]
 
@@ -32,17 +32,19 @@ def chunk_rows(row_bytes: int, chunk_bytes: float = CHUNK_BYTES) -> int:
 def lazy(dims: tuple[str, ...], array: BackendArray, rows: int, attrs: dict[str, Any] | None = None) -> xr.Variable:
     """A variable over ``array``, in chunks of ``rows`` along its first dimension; nothing is read."""
     variable = xr.Variable(dims, indexing.LazilyIndexedArray(array), attrs)
-    return variable.chunk({dims[0]: rows}, name=f"images-{array.token()}-")  # type: ignore[attr-defined]
+    chunked: xr.Variable = variable.chunk({dims[0]: rows}, name=f"images-{array.token()}-")  # type: ignore[attr-defined]
+    remember(str(chunked.data.name), array)
+    return chunked
 
 
 @dataclass(frozen=True)
 class FileImages(BackendArray):
-    """Images number ``section[i]`` of file ``headers[file[i]]``, as rows of one array (row, y, x) of ``dtype``.
+    """Images number ``section[i]`` of file ``files[file[i]]``, as rows of one array (row, y, x) of ``dtype``.
 
     Rows that follow each other in a file are read by one call. A ``file`` of -1 reads as zeros (a broken micrograph).
     """
 
-    headers: tuple[Header, ...]
+    files: tuple[ImageFile, ...]
     file: NDArray[np.int32]
     section: NDArray[np.int32]
     frame: tuple[int, int]
@@ -57,11 +59,10 @@ class FileImages(BackendArray):
         return 3
 
     def token(self) -> str:
-        """Name of the content: files, their times and sizes, and the rows."""
+        """Name of the content: the files, as they were when they were opened, and the rows."""
         digest = hashlib.sha256(self.file.tobytes() + self.section.tobytes() + str(self.dtype).encode())
-        for header in self.headers:
-            status = Path(header.path).stat()
-            digest.update(f"{header.path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        for file in self.files:
+            digest.update(f"{file.token()}\n".encode())
         return digest.hexdigest()[:32]
 
     def __dask_tokenize__(self) -> str:
@@ -87,8 +88,8 @@ class FileImages(BackendArray):
             if file[first] < 0:
                 out[first:stop] = 0
             else:
-                self._fill(out[first:stop], self.headers[file[first]], int(section[first]))
+                self._fill(out[first:stop], self.files[file[first]], int(section[first]))
         return out
 
-    def _fill(self, out: NDArray[Any], header: Header, first: int) -> None:
-        read_images(header, first, len(out), out)
+    def _fill(self, out: NDArray[Any], file: ImageFile, first: int) -> None:
+        file.read(first, len(out), out)

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
+from cryoflow.io.source import Source, changed, open_source
 
 __all__ = [
     "Header", "check_pixel_size", "pack_header", "read_header", "read_images", "read_map", "write_map", "write_stack",
@@ -31,35 +32,50 @@ _LARGEST = 1 << 24  # no axis is longer: tells the byte orders apart
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the 1024 bytes say. ``shape`` is (sections, rows, columns); triples are (x, y, z)."""
+    """What the 1024 bytes say, and an ``ImageFile``. ``shape`` is (sections, rows, columns); triples are (x, y, z).
+
+    ``dtype`` is the type of the values in this machine's byte order, ``stored`` that of the file.
+    """
 
     path: str
     shape: tuple[int, int, int]
     mode: int
-    dtype: np.dtype[Any]
+    stored: np.dtype[Any]
     offset: int
     voxel: tuple[float, float, float]
     start: tuple[int, int, int]
     origin: tuple[float, float, float]
     axes: tuple[int, int, int]
     space_group: int
+    source: Source | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.stored.newbyteorder("=")
 
     @property
     def image_bytes(self) -> int:
-        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+        return self.shape[1] * self.shape[2] * self.stored.itemsize
+
+    def token(self) -> str:
+        """A name of the content."""
+        return self.source.token() if self.source is not None else self.path
+
+    def read(self, first: int, count: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Sections ``first`` to ``first + count``, into ``out`` if given."""
+        return read_images(self, first, count, out)
 
 
 def read_header(path: str | Path, *, check_size: bool = True) -> Header:
-    """Read the header of an MRC file and hold it against the size of the file.
+    """Read the header of an MRC file, local or behind a URL, and hold it against the size of the file.
 
     Raises
     ------
     FormatError : no MRC header, an unknown mode, or a file shorter or longer than its header says.
     """
-    path = Path(path)
-    with path.open("rb") as file:
-        raw = file.read(1024)
-        size = file.seek(0, 2)
+    source = open_source(path)
+    path, size = source.address, source.size
+    raw = source.read(0, min(1024, size))
     if len(raw) < 1024:
         raise FormatError(str(path), expected="an MRC header of 1024 bytes", found=f"{len(raw)} bytes")
     order = next((o for o in "<>" if _plausible(struct.unpack(f"{o}4i", raw[:16]))), None)
@@ -85,13 +101,14 @@ def read_header(path: str | Path, *, check_size: bool = True) -> Header:
         path=str(path),
         shape=(nz, ny, nx),
         mode=mode,
-        dtype=np.dtype(f"{order}{kind}"),
+        stored=np.dtype(f"{order}{kind}"),
         offset=1024 + extended,
         voxel=(_voxel(cell[0], rest[3]), _voxel(cell[1], rest[4]), _voxel(cell[2], rest[5])),
         start=(by_axis[1], by_axis[2], by_axis[3]),
         origin=struct.unpack(f"{order}3f", raw[196:208]),
         axes=axes,
         space_group=space_group,
+        source=source,
     )
     expected = header.offset + nz * header.image_bytes
     if extended < 0 or (check_size and size != expected):
@@ -115,24 +132,16 @@ def _plausible(words: tuple[int, ...]) -> bool:
 
 def read_images(header: Header, first: int, count: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Sections ``first`` to ``first + count`` as stored, in this machine's byte order; into ``out`` if given."""
-    shape = (count, *header.shape[1:])
-    native = header.dtype.newbyteorder("=")
-    direct = out is not None and out.dtype == header.dtype and out.flags.c_contiguous
-    raw = out if direct and out is not None else np.empty(shape, header.dtype)
-    with Path(header.path).open("rb", buffering=0) as file:
-        file.seek(header.offset + first * header.image_bytes)
-        view = memoryview(raw.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        done = 0
-        while done < len(view):
-            step = file.readinto(view[done:])
-            if not step:
-                raise FormatError(
-                    f"{header.path}, section {first + done // header.image_bytes + 1}",
-                    expected=f"{len(view)} bytes", found=f"{done}", remedy="The file has changed since it was opened.",
-                )  # fmt: skip
-            done += step
+    direct = out is not None and out.dtype == header.stored and out.flags.c_contiguous
+    source = header.source or open_source(header.path)
+    start = header.offset + first * header.image_bytes
+    stop = start + count * header.image_bytes
+    if first < 0 or stop > source.size:  # the size is that of the file when it was opened
+        raise changed(f"{header.path}, section {first + 1}", f"{stop} bytes", f"{source.size}")
+    raw = out if direct and out is not None else np.empty((count, *header.shape[1:]), header.stored)
+    source.read_into(start, memoryview(raw.reshape(-1).view(np.uint8)))  # type: ignore[arg-type]
     if out is None:
-        return raw.astype(native, copy=False)
+        return raw.astype(header.dtype, copy=False)
     if not direct:
         out[...] = raw
     return out
@@ -270,13 +279,21 @@ def write_stack(path: str | Path, image: xr.DataArray, *, pixel_size: float, dty
         file.write(pack_header(shape, mode=mode, pixel_size=pixel_size, stack=True, statistics=statistics))
 
 
-def contradicts(header: Header, given: float) -> bool:
+class HasVoxel(Protocol):
+    """Any image file: what checks of pixel sizes need of it."""
+
+    @property
+    def voxel(self) -> tuple[float, float, float]:
+        """(x, y, z) in angstrom."""
+
+
+def contradicts(header: HasVoxel, given: float) -> bool:
     """Whether a header says another pixel size by more than 1 %; one of 0 or 1 angstrom says nothing."""
     size = header.voxel[0]
     return size > 0 and abs(size - 1) > 1e-4 and abs(size - given) > 0.01 * given
 
 
-def check_pixel_size(headers: Iterable[Header], given: float, where: str) -> None:
+def check_pixel_size(headers: Iterable[HasVoxel], given: float, where: str) -> None:
     """Refuse a pixel size that most headers contradict by more than 1 %; headers of 0 or 1 angstrom say nothing.
 
     Raises

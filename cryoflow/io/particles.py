@@ -10,10 +10,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.files import inside
-from cryoflow.io.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
-from cryoflow.io.mrc import Header, check_pixel_size, contradicts, read_header, write_stack
+from cryoflow.io.address import folder_of
+from cryoflow.io.attach import attach_images
+from cryoflow.io.lazy import CHUNK_BYTES
+from cryoflow.io.mrc import write_stack
 from cryoflow.io.relion import from_tables, split_optics, text, to_tables
+from cryoflow.io.source import normal
 from cryoflow.io.star import read_star, write_star
 from cryoflow.schema import require, validate
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["read_particles", "write_particles"]
-
-_PARENTS = 4  # RELION's names are relative to the project, some folders above a job's files
 
 
 def read_particles(
@@ -43,8 +43,9 @@ def read_particles(
 
     Parameters
     ----------
-    root : folder that the image names are relative to; by default the first of the STAR file's folder and the four
-        above it in which a stack is found.
+    star : path or URL; the stacks of a URL lie beside it.
+    root : folder or URL that the image names are relative to; by default the first of the STAR file's folder and the
+        four above it in which a stack is found.
     images : False reads the metadata alone (the stacks need not exist).
     pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction; they replace what the file says.
     mixed_pixel_sizes : accept optics groups of different pixel sizes.
@@ -74,8 +75,8 @@ def read_particles(
     >>> dict(read_particles(folder / "p.star", pixel_size=2.0).image.sizes)
     {'particle': 2, 'y': 8, 'x': 8}
     """
-    star = Path(star)
-    rows, optics = split_optics(read_star(star), "particles", str(star))
+    star = normal(star)
+    rows, optics = split_optics(read_star(star), "particles", star)
     given = {"rlnImagePixelSize": pixel_size, "rlnVoltage": voltage, "rlnSphericalAberration": cs,
              "rlnAmplitudeContrast": amplitude_contrast}  # fmt: skip
     for label, value in given.items():
@@ -83,43 +84,35 @@ def read_particles(
             if not np.isfinite(value) or value < 0 or (value == 0 and label != "rlnSphericalAberration"):
                 raise ParameterError(f"read_particles({star})", expected=f"{label} above 0", found=f"{value}")
             optics[label] = float(value)
-    ds = from_tables(rows, optics, dim="particle", where=str(star))
+    ds = from_tables(rows, optics, dim="particle", where=star)
     ds["particle_id"] = ("particle", np.arange(len(rows), dtype=np.int64))
     _check_pixel_sizes(ds, star, mixed_pixel_sizes)
     if images:
         if "rlnImageName" not in rows:
-            raise FormatError(str(star), expected="_rlnImageName", found=f"labels {', '.join(rows.columns)}",
+            raise FormatError(star, expected="_rlnImageName", found=f"labels {', '.join(rows.columns)}",
                               remedy="Pass images=False to read the metadata alone.")  # fmt: skip
-        base, headers, file, section = _locate(rows.rlnImageName, star, root, allow_outside)
-        _check_boxes(headers, ds, star)
-        if not trust_given:
-            _check_headers(headers, file, ds, star)
-        frame = headers[0].shape[1:]
-        array = FileImages(headers, file, section, frame, np.dtype(np.float32))
-        attrs = {"long_name": "particle image"}
-        ds["image"] = lazy(("particle", "y", "x"), array, chunk_rows(4 * frame[0] * frame[1], chunk_bytes), attrs)
-        ds.attrs["root"] = str(base)
-    return validate(ds, str(star))
+        names, file, section = _image_numbers(rows.rlnImageName, star)
+        ds = attach_images(ds, names, file, section, where=star, root=root, base=folder_of(star),
+                           allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes)  # fmt: skip
+    return validate(ds, star)
 
 
-def _check_pixel_sizes(ds: xr.Dataset, star: Path, mixed: bool) -> None:
+def _check_pixel_sizes(ds: xr.Dataset, star: str, mixed: bool) -> None:
     if "pixel_size" not in ds:
-        raise FormatError(str(star), expected="a pixel size (_rlnImagePixelSize)", found="none",
+        raise FormatError(star, expected="a pixel size (_rlnImagePixelSize)", found="none",
                           remedy="Give pixel_size= in angstrom.")  # fmt: skip
     used = ds.pixel_size.values[np.unique(ds.optics_group.values)]
     if used.min() <= 0:
-        raise FormatError(str(star), expected="pixel sizes above 0", found=f"{used.min()}")
+        raise FormatError(star, expected="pixel sizes above 0", found=f"{used.min()}")
     if used.max() - used.min() > 1e-3 * used.max() and not mixed:
         raise FormatError(
-            str(star), expected="one pixel size", found=", ".join(f"{p:g}" for p in np.unique(used)) + " angstrom",
+            star, expected="one pixel size", found=", ".join(f"{p:g}" for p in np.unique(used)) + " angstrom",
             remedy="Rescale the groups to one pixel size, or pass mixed_pixel_sizes=True.",
         )  # fmt: skip
 
 
-def _locate(
-    names: pd.Series[Any], star: Path, root: str | Path | None, allow_outside: bool
-) -> tuple[Path, tuple[Header, ...], NDArray[np.int32], NDArray[np.int32]]:
-    """Root, headers of the stacks, and for each row the number of its stack and its section in it (from 0)."""
+def _image_numbers(names: pd.Series[Any], star: str) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
+    """The distinct stacks, and for each row the number of its stack and its section in it (from 0)."""
     parts = names.astype("str").str.partition("@")
     numbered = (parts[1] == "@").to_numpy()
     number = np.ones(len(names), np.int64)
@@ -130,69 +123,7 @@ def _locate(
         raise FormatError(f"{star}, row {bad + 1}", expected="an image name like 000001@stack.mrcs",
                           found=repr(names.iloc[bad])) from None  # fmt: skip
     codes, files = parts[2].where(numbered, parts[0]).factorize()
-    first_row = np.unique(codes, return_index=True)[1]
-    where = [f"{star}, row {row + 1}" for row in first_row]
-    base = _root(star, root, [str(name) for name in files[:20]])
-    headers = []
-    for name, at in zip(files, where, strict=True):
-        path = inside(str(name), base, where=at, allow_outside=allow_outside)
-        if not path.is_file():
-            missing = sum(not (base / str(other)).is_file() for other in files)
-            raise FormatError(
-                at, expected=f"the stack {name} below {base}", found=f"none ({missing} of {len(files)} missing)",
-                remedy="Give root=, or pass images=False to read the metadata alone.",
-            )  # fmt: skip
-        headers.append(read_header(path))
-    depth = np.array([h.shape[0] for h in headers])[codes]
-    bad_rows = np.flatnonzero((number < 1) | (number > depth))
-    if len(bad_rows):
-        row = bad_rows[0]
-        raise FormatError(
-            f"{star}, row {row + 1}", expected=f"an image number from 1 to {depth[row]} of {files[codes[row]]}",
-            found=f"{number[row]}", remedy=f"{len(bad_rows)} rows name images that are not there.",
-        )  # fmt: skip
-    return base, tuple(headers), codes.astype(np.int32), (number - 1).astype(np.int32)
-
-
-def _root(star: Path, root: str | Path | None, names: list[str]) -> Path:
-    if root is not None:
-        return Path(root)
-    folder = star.resolve().parent
-    candidates = [folder, *folder.parents[:_PARENTS]]
-    return next((c for c in candidates if any((c / name).is_file() for name in names)), folder)
-
-
-def _check_boxes(headers: tuple[Header, ...], ds: xr.Dataset, star: Path) -> None:
-    first = headers[0]
-    for header in headers:
-        if header.shape[1:] != first.shape[1:]:
-            raise FormatError(
-                header.path, expected=f"images of {first.shape[1:]} as in {first.path}", found=f"{header.shape[1:]}",
-                remedy="Extract or rescale all particles to one box.",
-            )  # fmt: skip
-    box = first.shape[1]
-    if box != first.shape[2]:
-        raise FormatError(first.path, expected="square images", found=f"{first.shape[1:]}")
-    if "x_optics_rlnImageSize" in ds:
-        said = ds["x_optics_rlnImageSize"].values[np.unique(ds.optics_group.values)]
-        if np.any(said != box):
-            raise FormatError(f"{star}, block data_optics", expected=f"_rlnImageSize {box}, the box of {first.path}",
-                              found=f"{said.tolist()}")  # fmt: skip
-
-
-def _check_headers(headers: tuple[Header, ...], file: NDArray[np.int32], ds: xr.Dataset, star: Path) -> None:
-    pairs = np.unique(np.stack([file, ds.optics_group.values]), axis=1)
-    for group in np.unique(pairs[1]):
-        named = [headers[i] for i in pairs[0, pairs[1] == group]]
-        given = float(ds.pixel_size[group])
-        check_pixel_size(named, given, f"read_particles({star})")
-        for header in named:
-            if contradicts(header, given):  # one stack of another pixel size would pass unseen among many
-                raise ParameterError(
-                    f"read_particles({star})", expected=f"stacks of {given:.4f} angstrom a pixel",
-                    found=f"{header.voxel[0]:.4f} in the header of {header.path}",
-                    remedy="Rescale or leave out that stack, or pass trust_given=True if its header is wrong.",
-                )  # fmt: skip
+    return [str(name) for name in files], codes.astype(np.int32), number - 1
 
 
 def write_particles(
