@@ -14,7 +14,7 @@ LAYERS: dict[str, float] = {
     "errors": -1, "": 0, "conventions": 0, "schema": 0,
     "kernels": 1, "io": 1.5, "catalog": 2, "engine": 2,
     "movies": 3, "ctf": 3, "picking": 3, "particles": 3, "classification": 3, "refinement": 3, "heterogeneity": 3,
-    "postprocess": 3, "simulate": 3,
+    "postprocess": 3, "simulate": 3, "tables": 3,
     "display": 4, "workflow": 5, "cli": 6, "__main__": 7,
 }  # fmt: skip
 
@@ -23,7 +23,7 @@ OWNERS = {
     "dask": {"engine"}, "distributed": {"engine"}, "dask_cuda": {"engine"}, "dask_jobqueue": {"engine"},
     "dask_kubernetes": {"engine"}, "cupy": {"kernels", "engine"}, "cupyx": {"kernels", "engine"}, "rmm": {"engine"},
     "zarr": {"io"}, "mrcfile": {"io"}, "starfile": {"io"}, "gemmi": {"io"}, "tifffile": {"io"}, "h5py": {"io"}, "urllib3": {"io"}, "fsspec": {"io", "catalog"},
-    "intake": {"catalog"}, "pydantic": {"workflow", "cli"},
+    "intake": {"catalog"}, "pydantic": {"catalog", "workflow", "cli"},
     "pydantic_core": {"workflow", "cli"}, "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"},
     "matplotlib": {"display"}, "jinja2": {"display"}, "k3d": {"display"},
 }  # fmt: skip
