@@ -17,9 +17,9 @@ from cryoflow.errors import StoreError
 __all__ = ["RawChunks", "chunk_file"]
 
 
-def chunk_file(array: Path, index: int, ndim: int) -> Path:
-    """File of chunk ``index`` along the first dimension (the others are not divided)."""
-    return array.joinpath("c", str(index), *("0",) * (ndim - 1))
+def chunk_file(array: Path, *index: int) -> Path:
+    """File of the chunk ``index``, one number a dimension."""
+    return array.joinpath("c", *map(str, index))
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class RawChunks(BackendArray):
         return out
 
     def _fill(self, raw: NDArray[Any], chunk: int, row: int) -> None:
-        file = chunk_file(Path(self.folder), chunk, self.ndim)
+        file = chunk_file(Path(self.folder), chunk, *(0,) * (self.ndim - 1))
         view = memoryview(raw.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         done = 0
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def manifest(ds: xr.Dataset, store: Path) -> dict[str, Any]:
 def check_chunks(store: Path, entry: Mapping[str, Any]) -> None:
     for name, array in entry["arrays"].items():
         counts = [-(-n // c) for n, c in zip(array["shape"], array["chunks"], strict=True)]
-        if any(c > 1 for c in counts[1:]):
-            raise StoreError(f"{store}/{name}", expected="chunks along the rows alone", found=f"{counts}")
-        for index in range(counts[0] if counts else 1):
-            file = chunk_file(store / name, index, len(counts)) if counts else store / name / "c"
+        if any(c > 1 for c in counts[2:]):
+            raise StoreError(f"{store}/{name}", expected="chunks along rows and frames alone", found=f"{counts}")
+        for index in product(*map(range, counts)):
+            file = chunk_file(store / name, *index) if counts else store / name / "c"
             try:
                 size = file.stat().st_size
             except OSError:

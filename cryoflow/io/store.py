@@ -25,7 +25,7 @@ from cryoflow.io.lazy import CHUNK_BYTES, chunk_rows, lazy
 from cryoflow.io.record import plain, record
 from cryoflow.schema import validate
 
-__all__ = ["cast", "open_store", "save"]
+__all__ = ["cast", "is_bulk", "open_store", "prepare", "put_in_place", "save"]
 
 _BULK = 256  # rows of at least as many pixels are images: lazy in chunks and, if real, uncompressed
 
@@ -73,7 +73,7 @@ def save(
         raise StoreError(str(path), expected="a new name", found="an existing store", remedy="Pass overwrite=True.")
     validate(ds, f"save({path})")
     entry = record(function, parameters, inputs)
-    ds, encoding = _prepare(ds, chunk_bytes, image_dtype, str(path))
+    ds, encoding = prepare(ds, chunk_bytes, image_dtype, str(path))
     partial = path.with_name(f"{path.name}.partial")
     with disk_errors(path):
         if partial.exists():
@@ -91,7 +91,7 @@ def save(
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _put_in_place(partial, path)
+        put_in_place(partial, path)
 
 
 def _run(delayed: Any) -> None:
@@ -102,11 +102,12 @@ def _row_bytes(array: xr.Variable, itemsize: int) -> int:
     return int(np.prod(array.shape[1:], dtype=np.int64)) * itemsize
 
 
-def _is_bulk(array: xr.Variable) -> bool:
+def is_bulk(array: xr.Variable) -> bool:
+    """Whether ``array`` holds images, which stay lazy and go to the disk chunk by chunk."""
     return array.ndim > 2 and math.prod(array.shape[1:]) >= _BULK
 
 
-def _prepare(ds: xr.Dataset, chunk_bytes: float, image_dtype: str, where: str) -> tuple[xr.Dataset, dict[str, Any]]:
+def prepare(ds: xr.Dataset, chunk_bytes: float, image_dtype: str, where: str) -> tuple[xr.Dataset, dict[str, Any]]:
     """The Dataset in chunks as it will be stored, and how each variable is encoded."""
     from zarr.codecs import BloscCodec, ZstdCodec
 
@@ -124,11 +125,11 @@ def _prepare(ds: xr.Dataset, chunk_bytes: float, image_dtype: str, where: str) -
         if text and variable.dtype.kind != "T":
             variable = xr.Variable(variable.dims, np.asarray(variable.values, np.dtypes.StringDType()), variable.attrs)
         row = _row_bytes(variable, 64 if text else variable.dtype.itemsize)
-        bulk = _is_bulk(variable)
-        size = min(max(1, variable.shape[0]), chunk_rows(row, chunk_bytes)) if variable.ndim else 1
+        bulk = is_bulk(variable)
+        grid = _grid(variable, row, chunk_bytes)
         if variable.chunks is not None or (bulk and not variable._in_memory):
-            variable = variable.chunk({variable.dims[0]: size, **dict.fromkeys(variable.dims[1:], -1)})
-        entry: dict[str, Any] = {"chunks": (size, *(max(1, n) for n in variable.shape[1:]))} if variable.ndim else {}
+            variable = variable.chunk(dict(zip(variable.dims, grid, strict=True)))
+        entry: dict[str, Any] = {"chunks": grid} if variable.ndim else {}
         if bulk and variable.dtype.kind == "f":
             entry["compressors"] = ()  # noise does not compress
         elif bulk:
@@ -140,6 +141,16 @@ def _prepare(ds: xr.Dataset, chunk_bytes: float, image_dtype: str, where: str) -
         encoding[name] = entry
         ds[name] = variable
     return ds, encoding
+
+
+def _grid(variable: xr.Variable, row_bytes: int, chunk_bytes: float) -> tuple[int, ...]:
+    """Shape of a chunk: so many rows, whole; of a movie larger than a chunk so many frames."""
+    shape = tuple(max(1, n) for n in variable.shape)
+    if variable.ndim < 2:
+        return tuple(min(n, chunk_rows(row_bytes, chunk_bytes)) for n in shape)
+    if variable.dims[1] == "frame" and variable.ndim > 2:
+        return (1, min(shape[1], chunk_rows(row_bytes // shape[1], chunk_bytes)), *shape[2:])
+    return (min(shape[0], chunk_rows(row_bytes, chunk_bytes)), *shape[1:])
 
 
 def _as_image(variable: xr.Variable, dtype: np.dtype[Any], where: str) -> xr.Variable:
@@ -161,7 +172,8 @@ def cast(block: Any, dtype: np.dtype[Any], where: str) -> Any:
     return out
 
 
-def _put_in_place(partial: Path, path: Path) -> None:
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename ``partial`` to ``path``; what was there goes last."""
     if path.exists():
         old = path.with_name(f"{path.name}.old")
         if old.exists():
@@ -189,10 +201,11 @@ def open_store(path: str | Path) -> xr.Dataset:
     dim = entry["dim"]
     for name, array in entry["arrays"].items():
         variable = ds[name].variable
-        if not array["rows"] or not _is_bulk(variable):
+        if not array["rows"] or not is_bulk(variable):
             continue
-        if array["chunk_bytes"] is None or array["dtype"] is None or array["dtype"][0] == ">":
-            ds[name] = variable.chunk({dim: array["chunks"][0]})
+        whole = list(array["chunks"][1:]) == [max(1, n) for n in array["shape"][1:]]
+        if not whole or array["chunk_bytes"] is None or array["dtype"] is None or array["dtype"][0] == ">":
+            ds[name] = variable.chunk({str(d): n for d, n in zip(variable.dims, array["chunks"], strict=True)})
             continue
         stored = np.dtype(array["dtype"])
         raw = RawChunks(
