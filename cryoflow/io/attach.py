@@ -71,8 +71,10 @@ def attach_images(
     if "x_optics_rlnImageSize" in ds:
         said = ds["x_optics_rlnImageSize"].values[np.unique(ds.optics_group.values)]
         if np.any(said != frame[0]):
-            raise FormatError(f"{where}, block data_optics", expected=f"_rlnImageSize {frame[0]}, the box of {images[0].path}",
-                              found=f"{said.tolist()}")  # fmt: skip
+            raise FormatError(
+                f"{where}, optics", expected=f"_rlnImageSize {frame[0]}, the box of {images[0].path}",
+                found=f"{said.tolist()}",
+            )  # fmt: skip
     if not trust_given and "pixel_size" in ds and "optics_group" in ds:
         _check_pixel_sizes(images, file, ds, where)
     array = FileImages(images, file, section.astype(np.int32), frame, np.dtype(np.float32))
