@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoflow.errors import FormatError, ResourceError
+from cryoflow.io import star
 from cryoflow.io.star import read_star, write_star
 
 WHOLE = "data_optics\n\nloop_\n_rlnVoltage #1\n_rlnOpticsGroup #2\n300.0 1\n200.0 2\n"
@@ -129,10 +130,14 @@ def test_comments_quotes_blocks_without_names_and_names_that_look_like_numbers(t
         (WHOLE.replace("300.0 1", "300.0"), "row 1 (line 6): expected 2 values; found 1"),
         (WHOLE.replace("300.0 1\n200.0 2", "300.0\n200.0"), "row 1"),
         (WHOLE.replace("OpticsGroup", "Voltage"), "_rlnVoltage twice"),
-        (WHOLE + WHOLE, "data_optics: expected one block of this name"),
+        (WHOLE + WHOLE, "data_optics, line 8: expected one block of this name"),
         (WHOLE + "loop_\n_rlnC\n1\n", "expected 2 values; found 1"),
         ("data_x\n_rlnA\n", "a value of _rlnA"),
         ("data_x\nstray words\n", "expected a label, loop_ or a comment; found stray"),
+        ("data_x\n_rlnA 1 2\n", "line 2: expected a label, loop_ or a comment; found 2"),
+        ("data_x\nloop_\n_rlnC\n1\nloop_\n_rlnD\n", "row 2 (line 5): expected 1 values; found 'loop_'"),
+        ("data_x\nloop_\n_rlnC\nloop_\n_rlnD\n1\n", "line 4: expected one loop_ or one list"),
+        ("data_x\n_rlnA\n;never ends\n", "line 3: expected a line with ;"),
     ],
 )
 def test_damaged_files_say_where(tmp_path: Path, text: str, says: str) -> None:
@@ -151,6 +156,97 @@ def test_a_long_table_truncated_anywhere_names_its_row(tmp_path: Path) -> None:
     (tmp_path / "b.star").write_bytes(raw[:at])
     with pytest.raises(FormatError, match=r"row 3212 .*expected 2 values; found 1"):
         read_star(tmp_path / "b.star")
+
+
+def test_text_of_several_lines_and_what_looks_like_other_things(tmp_path: Path) -> None:
+    text = (
+        "data_x\n_rlnRemark\n;two\n lines\n;\n_rlnN 3\ndata_y\nloop_ _rlnA _rlnRemark\n"
+        "1\n;a\n;\n2 'loop_'\n3\n;\ndata_z\n; \n\"_x\" 4\n"
+    )
+    blocks = read_star(write(tmp_path, text))
+    assert list(blocks) == ["x", "y"]
+    assert blocks["x"].iloc[0].tolist() == ["two\n lines", 3]
+    assert blocks["y"].rlnA.tolist() == ["1", "2", "3", "_x"]
+    assert blocks["y"].rlnRemark.tolist() == ["a", "loop_", "\ndata_z", "4"]
+    write_star(tmp_path / "b.star", blocks)
+    again = read_star(tmp_path / "b.star")
+    for name, block in blocks.items():
+        pd.testing.assert_frame_equal(again[name], block)
+    with pytest.raises(FormatError, match=r"row 2 \(line 8\)"):
+        read_star(write(tmp_path, "data_\nloop_\n_rlnA\n_rlnB\n1\n;a\n;\n2\n"))
+
+
+def test_comments_and_versions_stay_above_their_blocks(tmp_path: Path) -> None:
+    text = "# RELION optimiser; version 4.0\n# --o Refine3D --i x\n\n# version 50001\n\ndata_a\n_rlnA 1\n\n# why\n"
+    path = write(tmp_path, text + "data_b\nloop_\n_rlnB # the label\n#between\n2 # two\n# the end\n")
+    blocks = read_star(path)
+    assert blocks["a"].attrs["comments"] == ["# RELION optimiser; version 4.0", "# --o Refine3D --i x"]
+    assert (blocks["a"].attrs["version"], blocks["b"].attrs["version"]) == (50001, 0)
+    write_star(tmp_path / "b.star", blocks)
+    again = read_star(tmp_path / "b.star")
+    assert {n: b.attrs for n, b in again.items()} == {n: b.attrs for n, b in blocks.items()}
+    assert (tmp_path / "b.star").read_text().count("# version") == 1
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", ""])
+def test_line_ends_tabs_and_a_missing_last_line_end(tmp_path: Path, end: str) -> None:
+    text = "\ufeffdata_x\n\n loop_\n\t_rlnA\t#1\n_rlnMicrographName\n\t1\ta.mrc\t\n\n2 \v b.mrc"
+    path = tmp_path / "a.star"
+    path.write_bytes(text.replace("\n", end or "\n").encode() + end.encode())
+    table = read_star(path)["x"]
+    assert table.to_dict("list") == {"rlnA": [1, 2], "rlnMicrographName": ["a.mrc", "b.mrc"]}
+
+
+def test_numbers_that_a_number_would_not_give_back_stay_text(tmp_path: Path) -> None:
+    rows = "007 12345678901234567890 9223372036854775807 1_000 0x10 -0 +5 1e3 .5 inf 1.0\n"
+    labels = "".join(f"_x{i}\n" for i in range(11))
+    table = read_star(write(tmp_path, f"data_\nloop_\n{labels}{rows}"))[""]
+    assert table.iloc[0].tolist() == ["007", "12345678901234567890", 2**63 - 1, "1_000", "0x10", 0, 5, 1000.0, 0.5,
+                                      np.inf, 1.0]  # fmt: skip
+
+
+odd_words = st.one_of(
+    st.floats(width=64).map(repr),
+    st.floats(width=64).map(lambda x: f"{x:.6f}"),
+    st.integers(-(10**22), 10**22).map(str),
+    st.from_regex(r"[+-]?[0-9]{0,24}\.?[0-9]{0,24}([eE][+-]?[0-9]{1,3})?", fullmatch=True).filter(bool),
+    st.sampled_from(
+        ["nan", "-Inf", "infinity", "a", '"b c"', "'d'", '""', "x#y", "007", "-", "1e", "é", "'it's'", '"']
+    ),
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(odd_words, odd_words, odd_words), min_size=1, max_size=5))
+def test_the_compiled_reader_agrees_with_the_plain_one(rows: list[tuple[str, ...]]) -> None:
+    text = "data_\nloop_\n_a\n_b\n_cName\n" + "\n".join(" ".join(row) for row in rows)
+    tables: list[object] = []
+    for small in (1 << 30, 0):
+        star._SMALL = small
+        try:
+            tables.append(star.parse_star(text.encode())[""])
+        except FormatError as error:
+            tables.append(str(error))
+        finally:
+            star._SMALL = 1 << 21
+    if isinstance(tables[0], str) or isinstance(tables[1], str):
+        assert tables[0] == tables[1]
+    else:
+        pd.testing.assert_frame_equal(*tables, check_exact=True)  # type: ignore[call-overload]
+
+
+def test_a_long_table_is_read_to_the_last_bit_and_written_back_exactly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    n = 40_000
+    bits = rng.integers(0, 2**63, n).astype(np.uint64).view(np.float64)
+    table = pd.DataFrame({"a": np.where(np.isfinite(bits), bits, 1.0), "b": rng.normal(size=n), "c": rng.random(n)})
+    table["d"], table["i"] = np.float32(rng.random(n)), rng.integers(-(2**53), 2**53, n)
+    table.attrs["exact"] = True
+    write_star(tmp_path / "a.star", {"p": table})
+    assert (tmp_path / "a.star").stat().st_size > star._SMALL
+    again = read_star(tmp_path / "a.star")["p"]
+    for label in table:
+        np.testing.assert_array_equal(again[label].to_numpy().astype(table[label].dtype), table[label], err_msg=label)
 
 
 def test_a_line_break_in_a_name_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:

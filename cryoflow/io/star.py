@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryoflow.errors import FormatError
-from cryoflow.io.files import atomic
+from cryoflow.io.starwrite import is_text, write_star
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
-__all__ = ["is_text", "read_star", "write_star"]
+__all__ = ["is_text", "parse_star", "read_star", "write_star"]
 
-_TOKEN = re.compile(r'"((?:[^"]|"(?!\s|$))*)"(?=\s|$)|\'((?:[^\']|\'(?!\s|$))*)\'(?=\s|$)|(\S+)')
-# text that must be quoted: empty, with blanks, or starting like something else of the format
-_QUOTED = re.compile(r"\s|^[\"'#_;]|^data_|^loop_|^$")
-_NOT_A_NUMBER = ["nan", "NaN", "NAN", "-nan", "-NaN"]
-# labels whose values are text even where they look like numbers ("0001" is a name)
-_TEXT = re.compile(r"Name|ReferenceImage|CtfImage|Zernike|Reason$")
-
-
-def is_text(label: str) -> bool:
-    """Whether values of ``label`` are text whatever they look like.
-
-    >>> is_text("rlnMicrographName"), is_text("rlnDefocusU")
-    (True, False)
-    """
-    return _TEXT.search(label) is not None
+_TOKEN = re.compile(
+    r'"((?:[^"]|"(?![ \t\n\v\f\r]|$))*)"(?=[ \t\n\v\f\r]|$)|\'((?:[^\']|\'(?![ \t\n\v\f\r]|$))*)\'(?=[ \t\n\v\f\r]|$)'
+    r"|([^ \t\n\v\f\r]+)"
+)
+_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")
+_REAL = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
+_SMALL = 1 << 21  # bytes of a table below which the plain reader costs less than loading the compiled one
+_COMMENTS = 1000  # comment lines kept above a block
+_MARK = "\x01"  # stands around the number of a text field
 
 
 def read_star(path: str | Path) -> dict[str, pd.DataFrame]:
     """Read every block of a STAR file, in file order, as one table each; labels lose their leading underscore.
 
-    A simple list (label and value on one line, no ``loop_``) becomes a table of one row with ``attrs["list"]`` true.
-    The name of a ``data_`` line without a name is ``""``.
+    Columns are whole numbers (int64), numbers (float64) or text; text that looks like a number stays text where the
+    number would not give it back (``007``) and in columns of names. A simple list (label and value on one line, no
+    ``loop_``) becomes a table of one row with ``attrs["list"]`` true. The name of a ``data_`` line without a name is
+    ``""``. ``attrs["comments"]`` holds the comments above the block and ``attrs["version"]`` the number in RELION's
+    own (0: none); ``write_star`` writes both again.
 
     Raises
     ------
@@ -52,51 +49,107 @@ def read_star(path: str | Path) -> dict[str, pd.DataFrame]:
     >>> read_star(star)["optics"].rlnVoltage.tolist()
     [300.0, 200.0]
     """
-    path = Path(path)
-    data = path.read_bytes()
+    if "://" in str(path):
+        from cryoflow.io.source import open_source
+
+        source = open_source(str(path))
+        return parse_star(source.read(0, source.size), str(path))
+    if not Path(path).is_file():
+        raise FormatError(
+            str(path), expected="a STAR file", found="a folder" if Path(path).is_dir() else "no such file"
+        )
+    return parse_star(Path(path).read_bytes(), str(path))
+
+
+def parse_star(data: bytes, where: str = "STAR text") -> dict[str, pd.DataFrame]:
+    """Like ``read_star``, of bytes; ``where`` names them in errors.
+
+    >>> parse_star(b"data_general\\n_rlnImageSizeX 3838\\n")["general"].rlnImageSizeX.item()
+    3838
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    fields: dict[str, str] = {}
+    if b"\n;" in data:
+        data = _take_fields(data, fields, where)
     heads = list(_heads(data))
     if not heads:
         found = "an empty file" if not data.strip() else f"text starting with {data[:40]!r}"
-        raise FormatError(str(path), expected="a STAR file with at least one data_ block", found=found)
+        raise FormatError(where, expected="a STAR file with at least one data_ block", found=found)
     blocks: dict[str, pd.DataFrame] = {}
-    for (name, begin, _), (_, _, stop) in zip(heads, [*heads[1:], ("", 0, len(data))], strict=True):
-        where = f"{path}, block data_{name}"
+    before = 0
+    for (name, begin, line), (_, _, stop) in zip(heads, [*heads[1:], ("", 0, len(data))], strict=True):
+        at = f"{where}, block data_{name}"
         if name in blocks:
-            raise FormatError(where, expected="one block of this name", found="a second one")
-        blocks[name] = _read_block(data, begin, stop, where)
+            raise FormatError(f"{at}, line {_line_of(data, begin)}", expected="one block of this name",
+                              found="a second one")  # fmt: skip
+        blocks[name] = table = _read_block(data, begin, stop, at)
+        table.attrs |= _comments(data, before, line)
+        if fields:
+            _put_fields(table, fields)
+        before = begin
     return blocks
 
 
 def _heads(data: bytes) -> Iterator[tuple[str, int, int]]:
-    """Name, end and start of every ``data_`` line (a plain search: ten times faster than an anchored pattern)."""
+    """Name of every ``data_`` line, where its name ends and where it begins (a plain search is the fastest)."""
     at = data.find(b"data_")
     while at >= 0:
         begin = data.rfind(b"\n", 0, at) + 1
-        end = data.find(b"\n", at)
-        end = len(data) if end < 0 else end
+        after = at + 5
         if not data[begin:at].strip():
-            words = _decode(data[at + 5 : end]).split()
-            name = words[0] if words and not data[at + 5 : at + 6].isspace() else ""
-            yield name, end, begin
-        at = data.find(b"data_", end)
+            while after < len(data) and data[after] not in b" \t\n\v\f":
+                after += 1
+            yield _decode(data[at + 5 : after]), after, begin
+        at = data.find(b"data_", after)
 
 
-class _Window(io.RawIOBase):
-    """Bytes ``start`` to ``stop`` of ``data`` as a file, without a copy."""
+def _comments(data: bytes, start: int, stop: int) -> dict[str, Any]:
+    """The comment lines right above ``stop``, and the number in RELION's own."""
+    comments: list[str] = []
+    version = 0
+    while stop > start and len(comments) < _COMMENTS:
+        begin = max(data.rfind(b"\n", start, stop - 1) + 1, start)
+        line = data[begin:stop].strip()
+        if line and not line.startswith(b"#"):
+            break
+        own = re.fullmatch(rb"# version (\d{1,9})", line)
+        if own:
+            version = int(own[1])
+        elif line:
+            comments.append(_decode(line))
+        stop = begin
+    return {"comments": comments[::-1], "version": version}
 
-    def __init__(self, data: bytes, start: int, stop: int) -> None:
-        self._rest = memoryview(data)[start:stop]
 
-    def readable(self) -> bool:
-        return True
+def _take_fields(data: bytes, fields: dict[str, str], where: str) -> bytes:
+    """Replace text of several lines (between lines that begin with ``;``) by marks; lines keep their numbers."""
+    parts: list[bytes] = []
+    position, owed = 0, 0
+    while True:
+        begin = data.find(b"\n;", position)
+        piece = data[position : begin if begin >= 0 else len(data)]
+        if owed and (b"\n" in piece or begin >= 0):
+            piece, owed = (piece.replace(b"\n", b"\n" * (owed + 1), 1) if b"\n" in piece else piece + b"\n" * owed), 0
+        parts.append(piece)
+        if begin < 0:
+            return b"".join(parts)
+        end = data.find(b"\n;", begin + 2)
+        if end < 0:
+            raise FormatError(f"{where}, line {_line_of(data, begin + 1)}", expected="a line with ; to end the text",
+                              found="the end of the file")  # fmt: skip
+        mark = f"{_MARK}{len(fields)}{_MARK}"
+        fields[mark] = _decode(data[begin + 2 : end])
+        parts.append(f"\n{mark} ".encode())
+        owed = data.count(b"\n", begin + 1, end + 1)
+        position = end + 2
 
-    def readinto(self, buffer: Any) -> int:
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
+
+def _put_fields(table: pd.DataFrame, fields: dict[str, str]) -> None:
+    for label in table:
+        if table[label].dtype.kind == "O":
+            table[label] = _as_text([fields.get(word, word) for word in table[label]])
 
 
 def _line_of(data: bytes, position: int) -> int:
@@ -107,6 +160,20 @@ def _decode(line: bytes) -> str:
     return line.decode("utf-8", "surrogateescape")
 
 
+def _split(line: str) -> list[tuple[str, bool]]:
+    """Words of a line and whether they stood in quotes; ``#`` at the start of a word ends the line."""
+    words: list[tuple[str, bool]] = []
+    for match in _TOKEN.finditer(line):
+        plain = match[3]
+        if plain is None:
+            words.append((match[1] if match[1] is not None else match[2], True))
+        elif plain[0] == "#":
+            break
+        else:
+            words.append((plain, False))
+    return words
+
+
 def _read_block(data: bytes, start: int, stop: int, where: str) -> pd.DataFrame:
     import pandas as pd
 
@@ -114,194 +181,140 @@ def _read_block(data: bytes, start: int, stop: int, where: str) -> pd.DataFrame:
     values: list[str] = []
     loop = False
     position = start
-    while position < stop:  # the header: labels (and values, in a simple list) up to the first row of a loop
+    while position < stop:  # labels (and values, in a simple list) up to the first row of a loop
         end = data.find(b"\n", position, stop)
         end = stop if end < 0 else end
         words = _split(_decode(data[position:end]))
-        if not words or words[0].startswith("#"):
-            pass
-        elif words[0] == "loop_":
-            if loop or labels:
+        if words and loop and labels and not _is_label(words[0]):
+            if words[0] == ("loop_", False):
+                break
+            return _read_rows(data, position, stop, labels, where)
+        while words:
+            at = f"{where}, line {_line_of(data, position)}"
+            word = words.pop(0)
+            if word == ("loop_", False) and not loop and not labels:
+                loop = True
+                continue
+            if not _is_label(word):
+                second = word == ("loop_", False)
                 raise FormatError(
-                    f"{where}, line {_line_of(data, position)}", expected="one loop_ or one list in a block",
-                    found="a second one", remedy="Split the block in two data_ blocks.",
+                    at, expected="one loop_ or one list in a block" if second else "a label, loop_ or a comment",
+                    found="a second one" if second else word[0][:60],
+                    remedy="Split the block in two data_ blocks." if second else "Put text with blanks in quotes.",
                 )  # fmt: skip
-            loop = True
-        elif words[0].startswith("_"):
-            label = words[0][1:]
+            label = word[0][1:]
             if label in labels:
-                raise FormatError(
-                    f"{where}, line {_line_of(data, position)}", expected="distinct labels", found=f"_{label} twice"
-                )
+                raise FormatError(at, expected="distinct labels", found=f"_{label} twice")
             labels.append(label)
             if not loop:
-                if len(words) < 2:
-                    raise FormatError(
-                        f"{where}, line {_line_of(data, position)}", expected=f"a value of _{label}", found="none"
-                    )
-                values.append(words[1])
-        elif loop and labels:
-            return _read_rows(data, position, stop, labels, where)
-        else:
-            raise FormatError(
-                f"{where}, line {_line_of(data, position)}", expected="a label, loop_ or a comment", found=words[0][:60]
-            )
+                if not words and data.startswith(_MARK.encode(), end + 1, stop):  # text on the lines below
+                    position, end = end + 1, data.find(b"\n", end + 1, stop)
+                    end = stop if end < 0 else end
+                    words = _split(_decode(data[position:end]))
+                if not words:
+                    raise FormatError(at, expected=f"a value of _{label}", found="none")
+                values.append(words.pop(0)[0])
         position = end + 1
+    if position < stop:
+        raise FormatError(f"{where}, line {_line_of(data, position)}", expected="one loop_ or one list in a block",
+                          found="a second one", remedy="Split the block in two data_ blocks.")  # fmt: skip
     if loop:
         return pd.DataFrame({label: pd.Series([], dtype="str" if is_text(label) else "float64") for label in labels})
-    table = pd.DataFrame({label: [_number(label, value)] for label, value in zip(labels, values, strict=True)})
+    table = pd.DataFrame({label: _column(label, [value]) for label, value in zip(labels, values, strict=True)})
     table.attrs["list"] = True
     return table
 
 
-def _split(line: str) -> list[str]:
-    """Words of a line; quotes keep spaces together, ``#`` at the start of a word ends the line."""
-    words: list[str] = []
-    for match in _TOKEN.finditer(line):
-        if match[3] is not None and match[3].startswith("#"):
-            break
-        words.append(next(group for group in match.groups() if group is not None))
-    return words
-
-
-def _number(label: str, value: str) -> str | int | float:
-    if is_text(label):
-        return value
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value
-
-
-def _without_comments(rows: bytes) -> bytes:
-    """Blank the comments of ``rows``: a # that starts a word, outside of quotes."""
-
-    def blank(match: re.Match[bytes]) -> bytes:
-        begin = rows.rfind(b"\n", 0, match.start()) + 1
-        before = rows[begin : match.start()]
-        quoted = before.count(b'"') % 2
-        starts_a_word = not before or before[-1:].isspace()
-        return b"" if starts_a_word and not quoted else match[0]
-
-    return re.sub(rb"#[^\n]*", blank, rows)
+def _is_label(word: tuple[str, bool]) -> bool:
+    return word[0].startswith("_") and not word[1]
 
 
 def _read_rows(data: bytes, start: int, stop: int, labels: list[str], where: str) -> pd.DataFrame:
     import pandas as pd
 
-    first_line = _line_of(data, start)
-    if data.find(b"#", start, stop) >= 0:
-        data = _without_comments(data[start:stop])
-        start, stop = 0, len(data)
-    empty_text = data.find(b'"', start, stop) >= 0 and data.find(b'""', start, stop) >= 0
-    if len(labels) == 1 or empty_text or data.find(b"'", start, stop) >= 0:
-        # rare: single quotes, empty text, one column (where a stray word is a row); this path knows the whole grammar
-        return _read_rows_slowly(data[start:stop], labels, where, first_line)
-    try:
-        table = pd.read_csv(
-            io.BufferedReader(_Window(data, start, stop), 1 << 18), sep=r"\s+", header=None, quotechar='"',
-            keep_default_na=False, na_values=_NOT_A_NUMBER, low_memory=False, encoding_errors="surrogateescape",
-            dtype={i: "str" for i, label in enumerate(labels) if is_text(label)},
-        )  # fmt: skip
-    except (pd.errors.ParserError, pd.errors.EmptyDataError):
-        return _read_rows_slowly(data[start:stop], labels, where, first_line)
-    last = table[table.columns[-1]]
-    short = table.shape[1] != len(labels) or (not pd.api.types.is_numeric_dtype(last) and bool((last == "").any()))
-    if short or (pd.api.types.is_float_dtype(last) and bool(last.isna().any())):
-        return _read_rows_slowly(data[start:stop], labels, where, first_line)
-    table.columns = pd.Index(labels)
-    for label in labels:
-        if table[label].dtype == bool:  # RELION's flags are 0 and 1: the words stay words
-            table[label] = table[label].map({True: "True", False: "False"})
-    return table
+    if stop - start < _SMALL or data.find(_MARK.encode(), start, stop) >= 0:
+        columns = _plain_rows(data, start, stop, labels, where)
+    else:
+        columns = _compiled_rows(data, start, stop, labels, where)
+    return pd.DataFrame(columns, copy=False)
 
 
-def _read_rows_slowly(rows: bytes, labels: list[str], where: str, first_line: int) -> pd.DataFrame:
-    """One line after the other: names the row at fault, and reads what the C parser does not."""
-    import pandas as pd
-
-    table: list[list[str]] = []
-    for number, line in enumerate(_decode(rows).split("\n")):
-        words = _split(line)
+def _plain_rows(data: bytes, start: int, stop: int, labels: list[str], where: str) -> dict[str, Any]:
+    rows: list[list[str]] = []
+    words: list[tuple[str, bool]] = []
+    position = begin = start
+    lines = _decode(data[start:stop]).split("\n")
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if not words:
+            begin = position
+        words += _split(line)
+        position += len(line.encode("utf-8", "surrogateescape")) + 1
+        if not words or (len(words) < len(labels) and following.startswith(_MARK)):
             continue
-        if len(words) != len(labels) or (len(labels) == 1 and words[0][:1] == "_"):
-            raise FormatError(
-                f"{where}, row {len(table) + 1} (line {first_line + number})", expected=f"{len(labels)} values",
-                found=f"{len(words)}", remedy="The file is truncated or damaged there; write or download it again.",
-            )  # fmt: skip
-        table.append(words)
-    columns = {label: _column(label, [row[i] for row in table]) for i, label in enumerate(labels)}
-    return pd.DataFrame(columns)
+        if len(words) != len(labels) or _is_label(words[0]) or words[0] == ("loop_", False):
+            raise _bad_row(data, begin, words, len(rows), labels, where)
+        rows.append([word for word, _ in words])
+        words = []
+    return {label: _column(label, [row[i] for row in rows]) for i, label in enumerate(labels)}
 
 
-def _column(label: str, words: list[str]) -> pd.Series[Any]:
-    import pandas as pd
-
-    if not is_text(label):
-        for kind in ("int64", "float64"):
-            try:
-                return pd.Series(pd.array(list(map(int if kind == "int64" else float, words)), dtype=kind))
-            except (ValueError, OverflowError):
-                continue
-    return pd.Series(words, dtype="str")
-
-
-def write_star(path: str | Path, blocks: Mapping[str, pd.DataFrame | Mapping[str, Any]]) -> None:
-    """Write ``blocks`` (name to table, or name to label-value mapping for a simple list), whole or not at all.
-
-    Real numbers are written as RELION does: six decimals, or scientific below 1e-3 and beyond 1e9.
-
-    Raises
-    ------
-    FormatError : a text value that STAR cannot hold (a line break, or both kinds of quotes).
-    ResourceError : the disk is full; the old file, if any, is as it was.
-    """
-    import pandas as pd
-
-    with atomic(path) as partial, partial.open("wb") as file:
-        for name, block in blocks.items():
-            file.write(f"\n# version 30001\n\ndata_{name}\n\n".encode())
-            if isinstance(block, pd.DataFrame) and not block.attrs.get("list"):
-                for piece in _loop(block, str(path)):
-                    file.write(piece)
-            else:
-                items = block.iloc[0].items() if isinstance(block, pd.DataFrame) else block.items()
-                for label, value in items:
-                    text = _quote(_plain(value), f"{path}, {label}")
-                    file.write(f"_{label:<40} {text}\n".encode("utf-8", "surrogateescape"))
-            file.write(b"\n")
-
-
-def _plain(value: object) -> str:
-    return f"{float(value):.6g}" if isinstance(value, float) and value != int(value or 0) else str(value)
-
-
-def _quote(text: str, where: str) -> str:
-    if _QUOTED.search(text) is None:
-        return text
-    if "\n" in text or "\r" in text or ('"' in text and "'" in text):
-        raise FormatError(where, expected="text on one line with one kind of quotes", found=repr(text[:80]))
-    return f"'{text}'" if '"' in text else f'"{text}"'
-
-
-def _loop(table: pd.DataFrame, where: str) -> Iterator[bytes]:
-    from cryoflow.io.startext import ROWS, format_column
-
-    header = "".join(f"_{label} #{i} \n" for i, label in enumerate(table.columns, start=1))
-    yield f"loop_ \n{header}".encode()
-    yield from (format_rows(table, slice(a, a + ROWS), where, format_column) for a in range(0, len(table), ROWS))
-
-
-def format_rows(table: pd.DataFrame, rows: slice, where: str, format_column: Any) -> bytes:
-    """Text of some rows: columns of equal width side by side."""
+def _compiled_rows(data: bytes, start: int, stop: int, labels: list[str], where: str) -> dict[str, Any]:
     import numpy as np
 
-    piece = table.iloc[rows]
-    columns = [format_column(piece[label], lambda t, at=label: _quote(t, f"{where}, {at}")) for label in table.columns]
-    blank = np.full((len(piece), 1), ord(" "), np.uint8)
-    line = np.full((len(piece), 1), ord("\n"), np.uint8)
-    parts = [part for column in columns for part in (column, blank)]
-    return np.concatenate([*parts, line], axis=1).tobytes()
+    from cryoflow.io.starscan import scan_rows, words_of
+
+    scan = scan_rows(data, start, stop, [is_text(label) for label in labels])
+    if isinstance(scan, tuple):
+        row, position = scan
+        end = data.find(b"\n", position, stop)
+        words = _split(_decode(data[position : end if end >= 0 else stop]))
+        raise _bad_row(data, position, words, row, labels, where)
+    columns: dict[str, Any] = {}
+    texts = numbers = 0
+    for label, kind in zip(labels, scan.kinds, strict=True):
+        if kind == "t":
+            words = words_of(data, scan, texts)
+            texts += 1
+            columns[label] = _column(label, words) if _WHOLE.fullmatch(words[0]) else _as_text(words)
+        else:
+            column = scan.numbers[numbers]
+            numbers += 1
+            columns[label] = column.astype(np.int64) if kind == "i" else column
+    return columns
+
+
+def _bad_row(
+    data: bytes, position: int, words: list[tuple[str, bool]], row: int, labels: list[str], where: str
+) -> FormatError:
+    short = len(words) != len(labels)
+    return FormatError(
+        f"{where}, row {row + 1} (line {_line_of(data, position)})", expected=f"{len(labels)} values",
+        found=f"{len(words)}" if short else repr(words[0][0]),
+        remedy="The file is truncated or damaged there; write or download it again." if short
+        else "Split the block in two data_ blocks, or put text that begins with _ in quotes.",
+    )  # fmt: skip
+
+
+def _column(label: str, words: list[str]) -> np.ndarray[Any, Any] | pd.Series[Any]:
+    """Whole numbers, numbers or text: the first that all words are and that gives them back."""
+    import numpy as np
+
+    if not is_text(label):
+        if all(map(_WHOLE.fullmatch, words)):
+            try:
+                return np.array(list(map(int, words)), np.int64)
+            except (OverflowError, ValueError):  # beyond 64 bits, or beyond the digits Python reads
+                return _as_text(words)
+        # whole numbers with leading zeros are names
+        if all(map(_REAL.fullmatch, words)) and not all(word.lstrip("+-").isdigit() for word in words):
+            return np.array(list(map(float, words)), np.float64)
+    return _as_text(words)
+
+
+def _as_text(words: list[str]) -> pd.Series[Any]:
+    import numpy as np
+    import pandas as pd
+
+    column = np.empty(len(words), object)
+    column[:] = words
+    return pd.Series(column, dtype=object)

@@ -20,15 +20,19 @@ _SPACE = ord(" ")
 _SPECIAL = (*" \t\v\f\r\x1c\x1d\x1e\x1f\"'#;\0", "\n_", "\ndata_", "\nloop_", "\n\n")
 
 
-def format_column(column: pd.Series[Any], quote: Callable[[str], str]) -> NDArray[np.uint8]:
-    """Text of one column, shape (rows, width) of ASCII or UTF-8 bytes padded with blanks."""
+def format_column(column: pd.Series[Any], quote: Callable[[str], str], exact: bool = False) -> NDArray[np.uint8]:
+    """Text of one column, shape (rows, width) of ASCII or UTF-8 bytes padded with blanks.
+
+    ``exact`` real numbers get as many digits as give the same number back; else six decimals, or seven digits where
+    those say more.
+    """
     kind = getattr(column.dtype, "kind", "O")
     if kind in "iu":
         return _integers(column.to_numpy())
     if kind == "b":
         return _integers(column.to_numpy().astype(np.int64))
     if kind == "f":
-        return _reals(column.to_numpy().astype(np.float64))
+        return _reals(column.to_numpy(), exact)
     return _words(column, quote)
 
 
@@ -88,20 +92,23 @@ def _integers(values: NDArray[Any]) -> NDArray[np.uint8]:
     return _signed(_digits(size, groups), negative)
 
 
-def _reals(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _reals(values: NDArray[Any], exact: bool) -> NDArray[np.uint8]:
     if len(values) == 0:
         return np.empty((0, 1), np.uint8)
-    size = np.abs(values)
+    size = np.abs(values.astype(np.float64))
     fixed = (size == 0) | ((size >= 1e-3) & (size < 1e9))
     scaled = np.rint(np.where(fixed, size, 0.0) * 10**_DECIMALS).astype(np.uint64)
+    if exact:
+        fixed &= (scaled / 10.0**_DECIMALS).astype(values.dtype) == np.abs(values)
+        scaled[~fixed] = 0
     whole, part = scaled // np.uint64(10**_DECIMALS), scaled % np.uint64(10**_DECIMALS)
     groups = max(1, -(-len(str(int(whole.max()))) // 3))
     before = _signed(_digits(whole, groups), (values < 0) & fixed)
     point = np.full((len(values), 1), ord("."), np.uint8)
     text = np.concatenate([before, point, _digits(part, _DECIMALS // 3)], axis=1)
     odd = np.flatnonzero(~fixed)
-    if len(odd):  # tiny, huge, infinite or missing: one by one where few, always exact to seven digits
-        words = np.array([f"{v:.6e}".encode() for v in values[odd]], dtype=np.bytes_)
+    if len(odd):  # tiny, huge, infinite or missing: one by one
+        words = np.array([str(v) if exact else f"{v:.6e}" for v in values[odd]], dtype=np.bytes_)
         letters = words.view(np.uint8).reshape(len(odd), -1)
         width = max(text.shape[1], letters.shape[1])
         padded = np.full((len(text), width), _SPACE, np.uint8)
