@@ -1,0 +1,230 @@
+"""A table of cryoSPARC as variables of the schema and back, so that what was not touched returns bit by bit.
+
+A field that its conversion does not reproduce exactly, or that has none, is kept as ``x_cs_<group>__<name>``. On the
+way back a row whose variable still says what the kept field says gets the kept bytes. What no field of cryoSPARC can
+hold goes into fields ``cryoflow/<variable>``, which cryoSPARC does not look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.cs_defaults import complete, default_dtype
+from cryoflow.io.cs_fields import LINKS, Link, words
+from cryoflow.io.cs_file import Columns, describe_fields
+from cryoflow.io.cs_optics import read_optics, write_optics
+from cryoflow.schema import VARIABLES
+
+__all__ = ["KEPT", "UID", "field_of", "from_columns", "to_columns", "variable_of"]
+
+KEPT = "x_cs_"
+UID = "x_ucsfUid"  # the label under which pyem keeps uid in STAR files
+_EXTRA = "cryoflow/"
+_TOLERANCE = 1e-10  # a variable this near (relative) to what its kept field says was not touched
+
+
+def variable_of(field: str) -> str:
+    """
+    >>> variable_of("alignments3D/error")
+    'x_cs_alignments3D__error'
+    """
+    return KEPT + field.replace("/", "__")
+
+
+def field_of(variable: str) -> str:
+    """
+    >>> field_of("x_cs_alignments3D__error")
+    'alignments3D/error'
+    """
+    return variable.removeprefix(KEPT).replace("__", "/")
+
+
+# reading -------------------------------------------------------------------------------------------------------------
+
+
+def from_columns(cs: Columns, *, dim: str, where: str) -> xr.Dataset:
+    """The Dataset of a table; see the module.
+
+    Raises
+    ------
+    FormatError : a field of the wrong type, a value out of range (with its row), or no rows.
+    """
+    if len(cs["uid"]) == 0:
+        raise FormatError(where, expected="at least one row", found="none", remedy="The selection is empty.")
+    ds, used = read_optics(cs, dim, where)
+    kept: dict[str, None] = {}
+    rebuilt = write_optics(ds, dim, tuple(cs))
+    kept |= {f: None for f in used if f in rebuilt and not f.startswith(_EXTRA) and not _same(rebuilt[f], cs[f])}
+    taken = set(used)
+    for link in LINKS[dim]:
+        if not set(link.fields + link.needs) <= set(cs) or link.variables[0] in ds:
+            continue
+        values = link.read(cs, where)
+        for name, array in values.items():
+            ds[name] = ((dim, *VARIABLES[name].dims[1:]), array)
+        rebuilt = link.write(values, cs)
+        taken |= set(link.fields)
+        kept |= {f: None for f in link.fields if not _same(rebuilt[f], cs[f])}
+    for field, column in cs.items():
+        if field in kept or (field not in taken and field != "uid" and not field.startswith(_EXTRA)):
+            ds[variable_of(field)] = _variable(cs, field, dim, where)
+        elif field.startswith(_EXTRA) and field not in taken:
+            name = field.removeprefix(_EXTRA)
+            dims = VARIABLES[name].dims[1:] if name in VARIABLES else None
+            ds[name] = _variable(cs, field, dim, where, dims if dims and len(dims) == column.ndim - 1 else None)
+    ds[UID] = (dim, _native(cs["uid"]))
+    ds.attrs["cs_fields"] = describe_fields(cs)
+    return ds
+
+
+def _same(rebuilt: NDArray[Any], column: NDArray[Any]) -> bool:
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(rebuilt.astype(column.dtype))
+    return values.tobytes() == np.ascontiguousarray(column).tobytes()
+
+
+def _native(column: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(column, column.dtype.newbyteorder("="))
+
+
+def _variable(cs: Columns, field: str, dim: str, where: str, dims: tuple[str, ...] | None = None) -> xr.Variable:
+    column = cs[field]
+    if column.dtype.kind in "SU" and column.ndim == 1:
+        names, code = words(cs, field, where)
+        return xr.Variable((dim,), np.array(names, np.dtypes.StringDType())[code])
+    if column.dtype.kind in "SU":
+        raise FormatError(f"{where}, field {field}", expected="one text a row", found=f"{column.shape[1:]}")
+    return xr.Variable((dim, *(dims or (f"cs{i}_{n}" for i, n in enumerate(column.shape[1:])))), _native(column))
+
+
+# writing -------------------------------------------------------------------------------------------------------------
+
+
+def to_columns(
+    ds: xr.Dataset, uid: NDArray[np.uint64], kept: Mapping[str, NDArray[Any]], *, dim: str,
+    template: Mapping[str, np.dtype[Any]], where: str,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    """Columns of cryoSPARC for ``ds``.
+
+    Parameters
+    ----------
+    uid : of each row.
+    kept : fields as the source had them, row by row; they stand where nothing was changed.
+    template : type of each field of the source, in its order.
+    """
+    written: dict[str, NDArray[Any]] = dict(write_optics(ds, dim, tuple(template)))
+    variables = {str(n): a.values for n, a in ds.variables.items() if a.dims[:1] == (dim,) and n != "image"}
+    links = _choose(dim, set(variables), set(template) | set(kept))
+    context = complete(dict(kept), variables, written, uid, {f for link in links for f in link.fields}, template)
+    for field in set(written) & set(kept):  # what an optics group says, where it is what the source said
+        same = _near(kept[field].astype(np.float64), np.asarray(written[field], np.float64), _TOLERANCE)
+        written[field] = np.where(_rows(same, written[field]), kept[field], written[field])
+    extras: dict[str, NDArray[Any]] = {}
+    for link in links:
+        if not set(link.needs) <= set(context):
+            extras |= {v: variables[v] for v in link.variables}
+            continue
+        mine = {v: variables[v] for v in link.variables}
+        out = {f: _cast(v, _type(f, v, template), f, where) for f, v in link.write(mine, context).items()}
+        out = _restore(link, out, mine, context, kept, where)
+        written |= out
+        back = link.read({**context, **out}, where)
+        extras |= {v: a for v, a in mine.items() if not _near(back[v], a, 2e-6).all()}
+    linked = {v for link in links for v in link.variables} | {"optics_group", "particle_id", UID}
+    extras |= {n: a for n, a in variables.items() if n not in linked and not n.startswith(KEPT)}
+    columns = {**context, **written, **{_EXTRA + n: _plain(a, n, where) for n, a in extras.items()}, "uid": uid}
+    order = [f for f in template if f in columns]
+    order += [f for f in columns if f not in template]
+    order = ["uid", *(f for f in order if f != "uid")] if "uid" not in template else order
+    return {f: _cast(columns[f], _type(f, columns[f], template), f, where) for f in order}
+
+
+def _choose(dim: str, variables: set[str], fields: set[str]) -> list[Link]:
+    """One link for each variable: the one whose fields the source had, else the first that makes a whole group."""
+    chosen: dict[str, Link] = {}
+    groups = {field.partition("/")[0] for field in fields}
+    groups |= {"blob", "ctf", "pick_stats", "micrograph_blob", "mscope_params"}
+    groups |= {"alignments3D"} if "rotation" in variables else set()
+    for link in LINKS[dim]:
+        if set(link.variables) <= variables and link.fields[0].partition("/")[0] in groups:
+            known = set(link.fields) <= fields
+            if link.variables[0] not in chosen or (known and not set(chosen[link.variables[0]].fields) <= fields):
+                chosen[link.variables[0]] = link
+    return list(chosen.values())
+
+
+def _restore(
+    link: Link, out: dict[str, NDArray[Any]], mine: dict[str, NDArray[Any]], context: Columns, kept: Columns, where: str
+) -> dict[str, NDArray[Any]]:
+    """``out`` with the source's bytes in the rows where the variables still say the same."""
+    source = {f: kept[f] for f in link.fields if f in kept}
+    if not source:
+        return out
+    try:
+        said = link.read({**context, **out, **source}, where)
+    except FormatError:
+        return out
+    same = np.logical_and.reduce([_near(said[v], mine[v], _TOLERANCE) for v in link.variables])
+    return {f: np.where(_rows(same, a), source[f].astype(a.dtype), a) if f in source else a for f, a in out.items()}
+
+
+def _rows(which: NDArray[np.bool_], like: NDArray[Any]) -> NDArray[np.bool_]:
+    return which.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _near(first: NDArray[Any], second: NDArray[Any], tolerance: float) -> NDArray[np.bool_]:
+    """For each row whether two arrays agree; numbers to a relative ``tolerance``."""
+    if first.dtype.kind != "f" or second.dtype.kind != "f":
+        agree = np.asarray(first == second)
+    else:
+        agree = np.abs(first - second) <= tolerance * (1 + np.abs(second))
+    return np.asarray(agree.reshape(len(agree), -1).all(axis=1))
+
+
+def _type(field: str, values: NDArray[Any], template: Mapping[str, np.dtype[Any]]) -> np.dtype[Any]:
+    known = template[field].base if field in template else default_dtype(field)
+    if values.dtype.kind == "T" or (known is not None and known.kind in "SU"):
+        kind, width = ("S", 1) if known is None else (known.kind, known.itemsize // (4 if known.kind == "U" else 1))
+        longest = max((len(str(v) if kind == "U" else _encode(v)) for v in values.tolist()), default=1)
+        return np.dtype(f"{kind}{max(width, longest, 1)}")
+    return known or _plain(values, field, "").dtype
+
+
+def _encode(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _plain(values: NDArray[Any], name: str, where: str) -> NDArray[Any]:
+    """``values`` as a type that cryoSPARC's tables know."""
+    if values.dtype.kind in "TUO":
+        return np.array([str(v).encode() for v in values.tolist()] or [b""], np.bytes_)[: len(values)]
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype == np.float16:
+        return values.astype(np.float32)
+    if values.ndim > 4 or values.dtype.kind not in "iufcS" or max(values.shape[1:], default=0) >= 1 << 16:
+        raise ParameterError(where, expected=f"{name!r} as numbers or text, at most three dimensions a row",
+                             found=f"{values.dtype} of {values.shape[1:]}", remedy="Drop it first.")  # fmt: skip
+    return values
+
+
+def _cast(values: NDArray[Any], dtype: np.dtype[Any], field: str, where: str) -> NDArray[Any]:
+    if dtype.kind in "SU":
+        if values.dtype.kind == dtype.kind:
+            return values.astype(dtype)
+        texts = [_encode(v) for v in values.tolist()]
+        return np.array(texts if dtype.kind == "S" else [t.decode() for t in texts], dtype)
+    if dtype.kind in "iu" and values.dtype.kind in "iuf":
+        limits = np.iinfo(dtype)
+        if len(values) and not (limits.min <= int(values.min()) and int(values.max()) <= limits.max):
+            raise ParameterError(f"{where}, field {field}", expected=f"whole numbers that {dtype} holds",
+                                 found=f"{values.min()} to {values.max()}")  # fmt: skip
+        values = np.rint(values) if values.dtype.kind == "f" else values
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
