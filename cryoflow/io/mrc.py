@@ -1,165 +1,61 @@
 """MRC files (MRC2014: Cheng et al. 2015, J. Struct. Biol. 192, 146): maps, stacks and their headers.
 
-Modes 0 (int8; uint8 where IMOD says so), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16), either byte order, any
-extended header.
+The header is read by ``mrc_header``, an extended one by ``mrc_extended``.
 """
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
-from cryoflow.io.source import Source, changed, open_source
+from cryoflow.io.mrc_header import Header, read_header, read_images
 
 __all__ = [
     "Header", "check_pixel_size", "pack_header", "read_header", "read_images", "read_map", "write_map", "write_stack",
 ]  # fmt: skip
 
-_MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-_IMOD_STAMP = 1146047817
-_LARGEST = 1 << 24  # no axis is longer: tells the byte orders apart
+_BLOCK_BYTES = 1 << 24
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the 1024 bytes say, and an ``ImageFile``. ``shape`` is (sections, rows, columns); triples are (x, y, z).
-
-    ``dtype`` is the type of the values in this machine's byte order, ``stored`` that of the file.
-    """
-
-    path: str
-    shape: tuple[int, int, int]
-    mode: int
-    stored: np.dtype[Any]
-    offset: int
-    voxel: tuple[float, float, float]
-    start: tuple[int, int, int]
-    origin: tuple[float, float, float]
-    axes: tuple[int, int, int]
-    space_group: int
-    source: Source | None = None
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.stored.newbyteorder("=")
-
-    @property
-    def image_bytes(self) -> int:
-        return self.shape[1] * self.shape[2] * self.stored.itemsize
-
-    def token(self) -> str:
-        """A name of the content."""
-        return self.source.token() if self.source is not None else self.path
-
-    def read(self, first: int, count: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Sections ``first`` to ``first + count``, into ``out`` if given."""
-        return read_images(self, first, count, out)
-
-
-def read_header(path: str | Path, *, check_size: bool = True) -> Header:
-    """Read the header of an MRC file, local or behind a URL, and hold it against the size of the file.
-
-    Raises
-    ------
-    FormatError : no MRC header, an unknown mode, or a file shorter or longer than its header says.
-    """
-    source = open_source(path)
-    path, size = source.address, source.size
-    raw = source.read(0, min(1024, size))
-    if len(raw) < 1024:
-        raise FormatError(str(path), expected="an MRC header of 1024 bytes", found=f"{len(raw)} bytes")
-    order = next((o for o in "<>" if _plausible(struct.unpack(f"{o}4i", raw[:16]))), None)
-    if order is None:
-        raise FormatError(
-            f"{path}, bytes 0-15", expected="sizes and a mode of the MRC format",
-            found=f"{struct.unpack('<4i', raw[:16])}", remedy="This is not an MRC file.",
-        )  # fmt: skip
-    nx, ny, nz, mode, *rest = struct.unpack(f"{order}10i", raw[:40])
-    if mode not in _MODES:
-        raise FormatError(
-            f"{path}, byte 12", expected=f"an MRC mode of {sorted(_MODES)}", found=f"mode {mode}",
-            remedy="Complex and packed modes hold no images: write the file in mode 2.",
-        )  # fmt: skip
-    cell = struct.unpack(f"{order}3f", raw[40:52])
-    axes = struct.unpack(f"{order}3i", raw[64:76])
-    axes = axes if sorted(axes) == [1, 2, 3] else (1, 2, 3)  # some old programs leave zeros
-    space_group, extended = struct.unpack(f"{order}2i", raw[88:96])
-    stamp, flags = struct.unpack(f"{order}2i", raw[152:160])
-    kind = "u1" if mode == 0 and stamp == _IMOD_STAMP and not flags & 1 else _MODES[mode]
-    by_axis = dict(zip(axes, rest[:3], strict=True))
-    header = Header(
-        path=str(path),
-        shape=(nz, ny, nx),
-        mode=mode,
-        stored=np.dtype(f"{order}{kind}"),
-        offset=1024 + extended,
-        voxel=(_voxel(cell[0], rest[3]), _voxel(cell[1], rest[4]), _voxel(cell[2], rest[5])),
-        start=(by_axis[1], by_axis[2], by_axis[3]),
-        origin=struct.unpack(f"{order}3f", raw[196:208]),
-        axes=axes,
-        space_group=space_group,
-        source=source,
-    )
-    expected = header.offset + nz * header.image_bytes
-    if extended < 0 or (check_size and size != expected):
-        whole = max(0, size - header.offset) // header.image_bytes
-        raise FormatError(
-            str(path), expected=f"{expected} bytes ({nz} x {ny} x {nx} of mode {mode})", found=f"{size} bytes",
-            remedy=f"The file is truncated in section {whole + 1}: copy it again." if size < expected
-            else "The header is wrong or the file has grown since it was written.",
-        )  # fmt: skip
-    return header
-
-
-def _voxel(extent: float, intervals: int) -> float:
-    """Size of a voxel in angstrom (six decimals: the header holds float32), 0 where the header does not say."""
-    return round(extent / intervals, 6) if intervals > 0 and math.isfinite(extent) else 0.0
-
-
-def _plausible(words: tuple[int, ...]) -> bool:
-    return all(0 < n <= _LARGEST for n in words[:3]) and 0 <= words[3] <= 128
-
-
-def read_images(header: Header, first: int, count: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Sections ``first`` to ``first + count`` as stored, in this machine's byte order; into ``out`` if given."""
-    direct = out is not None and out.dtype == header.stored and out.flags.c_contiguous
-    source = header.source or open_source(header.path)
-    start = header.offset + first * header.image_bytes
-    stop = start + count * header.image_bytes
-    if first < 0 or stop > source.size:  # the size is that of the file when it was opened
-        raise changed(f"{header.path}, section {first + 1}", f"{stop} bytes", f"{source.size}")
-    raw = out if direct and out is not None else np.empty((count, *header.shape[1:]), header.stored)
-    source.read_into(start, memoryview(raw.reshape(-1).view(np.uint8)))  # type: ignore[arg-type]
-    if out is None:
-        return raw.astype(header.dtype, copy=False)
-    if not direct:
-        out[...] = raw
-    return out
-
-
-def read_map(path: str | Path, *, pixel_size: float | None = None, anisotropic: bool = False) -> xr.DataArray:
+def read_map(
+    path: str | Path, *, pixel_size: float | None = None, anisotropic: bool = False, volume: int | None = None,
+    signed: bool | None = None,
+) -> xr.DataArray:  # fmt: skip
     """Read a map as ``map`` (z, y, x) float32, whatever the order of the axes in the file.
 
     ``attrs``: ``pixel_size`` (angstrom), ``origin`` (x, y, z; angstrom), ``start`` (x, y, z; voxels) and
     ``voxel_size`` (x, y, z). ``pixel_size`` overrides the header. Voxels that are not cubes within 1 % are
-    refused unless ``anisotropic``; ``attrs`` then has no ``pixel_size``.
+    refused unless ``anisotropic``; ``attrs`` then has no ``pixel_size``. Of a stack of volumes, ``volume`` (from 0) is
+    the one to read. ``signed`` tells how to read bytes (mode 0); ``attrs["bytes"]`` says how they were read, and who
+    told: "unsigned (IMOD)".
 
     Raises
     ------
-    FormatError : not an MRC file, truncated, voxels not cubic, or no voxel size at all.
+    FormatError : not an MRC file, truncated, voxels not cubic, no voxel size at all, or a stack of volumes of which
+        none is asked for.
     """
-    header = read_header(path)
-    data = read_images(header, 0, header.shape[0])
+    header = read_header(path, signed=signed)
+    first, depth = 0, header.shape[0]
+    if header.volumes > 1 or volume is not None:
+        if volume is None or not 0 <= volume < header.volumes:
+            raise FormatError(
+                f"{path}, byte 88", expected="one map", found=f"a stack of {header.volumes}",
+                remedy=f"Give volume=, 0 to {header.volumes - 1}.",
+            )  # fmt: skip
+        depth = header.sections_a_volume or depth
+        first = volume * depth
+    data = np.empty((depth, *header.shape[1:]), np.float32)
+    step = max(1, _BLOCK_BYTES // header.image_bytes)
+    for at in range(0, depth, step):
+        read_images(header, first + at, min(step, depth - at), data[at : at + step])
     on_disk = header.axes[::-1]  # which of x=1, y=2, z=3 the array's axes are
     data = data.transpose([on_disk.index(axis) for axis in (3, 2, 1)])
     voxel = header.voxel if pixel_size is None else (float(pixel_size),) * 3
@@ -167,6 +63,8 @@ def read_map(path: str | Path, *, pixel_size: float | None = None, anisotropic: 
         "origin": list(header.origin), "start": list(header.start), "voxel_size": list(voxel),
         "source": Path(path).name,
     }  # fmt: skip
+    if header.bytes_told:
+        attrs["bytes"] = f"{'signed' if header.dtype == np.int8 else 'unsigned'} ({header.bytes_told})"
     size = float(np.mean(voxel))
     if size <= 0 or min(voxel) <= 0:
         raise FormatError(
