@@ -50,6 +50,13 @@ FORMATS: tuple[Format, ...] = (
     Format("relion-coordinates", "RELION coordinates (STAR)", "coordinates", (".star",),
            "cryoflow.io.sniff:relion_coordinates",
            "cryoflow.io.micrographs:read_coordinates", "cryoflow.io.micrographs:write_coordinates"),
+    # cryoSPARC -------------------------------------------------------------------------------------------------------
+    Format("cryosparc-micrographs", "cryoSPARC exposures (.cs, .csg)", "micrographs", (".cs", ".csg"),
+           "cryoflow.io.sniff:cryosparc_micrographs",
+           "cryoflow.io.cryosparc:read_cryosparc", "cryoflow.io.cryosparc:write_cryosparc"),
+    Format("cryosparc-particles", "cryoSPARC particles (.cs, .csg)", "particles", (".cs", ".csg"),
+           "cryoflow.io.sniff:cryosparc_particles",
+           "cryoflow.io.cryosparc:read_cryosparc", "cryoflow.io.cryosparc:write_cryosparc"),
     # images ----------------------------------------------------------------------------------------------------------
     Format("mrc", "MRC map or stack", "map", (".mrc", ".map", ".ccp4", ".mrcs", ".st", ".rec", ".ali"),
            "cryoflow.io.sniff:mrc", "cryoflow.io.mrc:read_map", "cryoflow.io.mrc:write_map"),

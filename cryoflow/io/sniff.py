@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import struct
 
-__all__ = ["mrc", "relion_coordinates", "relion_micrographs", "relion_particles", "star", "store"]
+__all__ = [
+    "cryosparc_micrographs", "cryosparc_particles", "mrc", "relion_coordinates", "relion_micrographs",
+    "relion_particles", "star", "store",
+]  # fmt: skip
 
 
 def store(head: bytes, name: str) -> bool:
@@ -37,6 +40,28 @@ def relion_coordinates(head: bytes, name: str) -> bool:
     """A STAR file with coordinates and no images."""
     labels = _labels(head, name)
     return b"rlnCoordinateX" in labels and b"rlnImageName" not in labels
+
+
+def cryosparc_micrographs(head: bytes, name: str) -> bool:
+    """A .cs table with micrographs and no particles, or a group of exposures."""
+    if _is_csg(head, name):
+        return re.search(rb"^\s+type:\s*['\"]?(exposure|micrograph)\b", head, re.MULTILINE) is not None
+    groups = set(re.findall(rb"['\"](\w+)/", head)) if _is_cs(head) else set()
+    exposures = {b"micrograph_blob", b"movie_blob", b"mscope_params"}
+    return bool(groups & exposures) and not groups & {b"blob", b"location", b"alignments2D", b"alignments3D"}
+
+
+def cryosparc_particles(head: bytes, name: str) -> bool:
+    """A .cs table or a .csg group that is not of micrographs."""
+    return (_is_cs(head) or _is_csg(head, name)) and not cryosparc_micrographs(head, name)
+
+
+def _is_cs(head: bytes) -> bool:
+    return head.startswith((b"\x93NUMPY", b"\x95CSDAT")) and re.search(rb"['\"]uid['\"]", head[:4096]) is not None
+
+
+def _is_csg(head: bytes, name: str) -> bool:
+    return name.endswith(".csg") or (head.startswith(b"created:") and b"metafile:" in head)
 
 
 def mrc(head: bytes, name: str) -> bool:
