@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+Fault = Callable[[int, str], str]  # number and path of a request -> what goes wrong with it, "" for nothing
 FAULTS = ("stall", "stall-midway", "cut", "reset", "drip", "range", "no-range", "size", "length", "403", "503", "429")
 
 
@@ -24,7 +25,7 @@ class FaultServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, folder: Path, fault: Callable[[int, str], str] = lambda number, path: "") -> None:
+    def __init__(self, folder: Path, fault: Fault) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.fault = folder, fault
         self.ranges = True  # False: whole files only
@@ -135,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path, fault: Callable[[int, str], str] = lambda number, path: "") -> Iterator[FaultServer]:
+def serving(folder: Path, fault: Fault = lambda *_: "") -> Iterator[FaultServer]:
     """A running server of ``folder``."""
     server = FaultServer(folder, fault)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -149,12 +150,12 @@ def serving(folder: Path, fault: Callable[[int, str], str] = lambda number, path
         thread.join(5)
 
 
-def at_random(share: float, kinds: tuple[str, ...], seed: int = 0) -> Callable[[int, str], str]:
+def at_random(share: float, kinds: tuple[str, ...], seed: int = 0) -> Fault:
     """Each request goes wrong with probability ``share``, in one of ``kinds``."""
     rng = random.Random(seed)
-    return lambda number, path: rng.choice(kinds) if rng.random() < share else ""
+    return lambda *_: rng.choice(kinds) if rng.random() < share else ""
 
 
-def once(*kinds: str) -> Callable[[int, str], str]:
+def once(*kinds: str) -> Fault:
     """The first requests go wrong, one by one; all further ones are answered."""
-    return lambda number, path: kinds[number] if number < len(kinds) else ""
+    return lambda number, _: kinds[number] if number < len(kinds) else ""

@@ -14,10 +14,14 @@ from xarray.core import indexing
 
 from cryoflow.io.gather import remember
 from cryoflow.io.image_file import ImageFile
+from cryoflow.io.source import is_remote
+from cryoflow.io.threads import concurrently
 
 __all__ = ["CHUNK_BYTES", "FileImages", "chunk_rows", "lazy"]
 
 CHUNK_BYTES = 16_000_000
+_GAP = 1 << 17  # bytes of a remote file that are sooner read than skipped: one block of the cache
+_SPAN = 1 << 23  # bytes of one span at most: more are read by several connections
 
 
 def chunk_rows(row_bytes: int, chunk_bytes: float = CHUNK_BYTES) -> int:
@@ -41,7 +45,8 @@ def lazy(dims: tuple[str, ...], array: BackendArray, rows: int, attrs: dict[str,
 class FileImages(BackendArray):
     """Images number ``section[i]`` of file ``files[file[i]]``, as rows of one array (row, y, x) of ``dtype``.
 
-    Rows that follow each other in a file are read by one call. A ``file`` of -1 reads as zeros (a broken micrograph).
+    Rows that follow each other in a file are read by one call. Of remote files several parts are read at a time.
+    A ``file`` of -1 reads as zeros (a broken micrograph).
     """
 
     files: tuple[ImageFile, ...]
@@ -84,12 +89,39 @@ class FileImages(BackendArray):
         file, section = self.file[rows], self.section[rows]
         follows = (file[1:] == file[:-1]) & (section[1:] == section[:-1] + 1)
         starts = np.flatnonzero(np.concatenate([[True], ~follows])) if len(rows) else np.zeros(0, int)
+        far: list[NDArray[np.int64]] = []
         for first, stop in zip(starts, [*starts[1:], len(rows)], strict=False):
             if file[first] < 0:
                 out[first:stop] = 0
+            elif is_remote(self.files[file[first]].path):
+                far.append(np.arange(first, stop))
             else:
                 self._fill(out[first:stop], self.files[file[first]], int(section[first]))
+        if far:
+            self._read_far(out, file, section, np.concatenate(far))
         return out
+
+    def _read_far(
+        self, out: NDArray[Any], file: NDArray[np.int32], section: NDArray[np.int32], rows: NDArray[np.int64]
+    ) -> None:
+        """Rows of remote files: what lies close together in a file is one span, and spans are read at the same time."""
+        rows = rows[np.lexsort((section[rows], file[rows]))]
+        image_bytes = max(1, out[0].nbytes)
+        apart = (np.diff(file[rows]) != 0) | (np.diff(section[rows]) > 1 + _GAP // image_bytes)
+        most = max(1, _SPAN // image_bytes)
+        spans = [
+            span[np.searchsorted(section[span], low) : np.searchsorted(section[span], low + most)]
+            for span in np.split(rows, np.flatnonzero(apart) + 1)
+            for low in range(int(section[span[0]]), int(section[span[-1]]) + 1, most)
+        ]
+
+        def read(span: NDArray[np.int64]) -> None:
+            first, last = int(section[span[0]]), int(section[span[-1]])
+            images = np.empty((last - first + 1, *self.frame), self.dtype)
+            self._fill(images, self.files[file[span[0]]], first)
+            out[span] = images[section[span] - first]
+
+        concurrently(read, [span for span in spans if len(span)])
 
     def _fill(self, out: NDArray[Any], file: ImageFile, first: int) -> None:
         file.read(first, len(out), out)

@@ -137,10 +137,10 @@ def _unanswered(where: str, error: Exception) -> Exception:
     reason = getattr(error, "reason", None) or error
     final = (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError, urllib3.exceptions.ResponseError)
     text = str(reason.args[0] if getattr(reason, "args", ()) else reason) or type(reason).__name__
-    if isinstance(reason, urllib3.exceptions.TimeoutError | TimeoutError):
-        text = f"no byte for {_timeout():g} s"
-    elif isinstance(reason, urllib3.exceptions.NewConnectionError):
+    if isinstance(reason, urllib3.exceptions.NewConnectionError):  # refused, or no such host
         text = text.partition(": ")[2] or text  # what precedes it is the name of an object
+    elif isinstance(reason, urllib3.exceptions.TimeoutError | TimeoutError):
+        text = f"no byte for {_timeout():g} s"
     failed = unusable(where, text)
     return failed if isinstance(reason, final) else Again(failed)
 
@@ -191,7 +191,7 @@ def _manager(url: str) -> Any:
     proxy = "" if local else getproxies().get(parts.scheme, "")
     with _lock:
         if proxy not in _managers:
-            size = {"num_pools": 8, "maxsize": connections()}
+            size: dict[str, Any] = {"num_pools": 8, "maxsize": connections()}
             _managers[proxy] = urllib3.ProxyManager(proxy, **size) if proxy else urllib3.PoolManager(**size)
         return _managers[proxy]
 
