@@ -5,31 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from intake import Catalog
 from intake.readers.datatypes import BaseData
 from intake.readers.readers import BaseReader
 
-from cryoflow.catalog.entries import entry_names, read_entry
-from cryoflow.errors import ParameterError
+from cryoflow.catalog.entries import archive_number, entry_names, read_entry
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from cryoflow.catalog.model import Entry
 
 __all__ = ["ImageSets", "ImageSetsReader", "build_catalog"]
 
 
 class ImageSets(BaseData):  # type: ignore[misc]
-    """The image sets of one entry, below a local folder. Every attribute is an init argument, as intake asks."""
+    """The image sets of one entry, below a root. Every attribute is an init argument, as intake asks."""
 
     structure = {"array", "image"}  # noqa: RUF012 - intake's own form
 
-    def __init__(
-        self,
-        entry: str,
-        imagesets: dict[str, dict[str, Any]],
-        root: str | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        self.entry, self.imagesets, self.root = entry, imagesets, root
+    def __init__(self, entry: dict[str, Any], root: str | None = None, metadata: dict[str, Any] | None = None) -> None:
+        self.entry, self.root = entry, root
         super().__init__(metadata=metadata)
 
 
@@ -40,48 +36,44 @@ class ImageSetsReader(BaseReader):  # type: ignore[misc]
     output_instance = "xarray:Dataset"
     imports = {"cryoflow"}  # noqa: RUF012
 
-    def _read(self, data: ImageSets, imageset: str = "micrographs", root: str | None = None, **_: object) -> xr.Dataset:
-        from cryoflow.io import open_micrographs
+    def _read(
+        self, data: ImageSets, imageset: str | None = None, root: str | None = None, limit: int | None = None,
+        pixel_size: float | None = None, voltage: float | None = None, cs: float | None = None,
+        amplitude_contrast: float | None = None, **_: object,
+    ) -> xr.Dataset:  # fmt: skip
+        from cryoflow.catalog.model import parse_entry
+        from cryoflow.catalog.opening import open_image_set
 
-        where = f"catalog entry {data.entry}"
-        if imageset not in data.imagesets:
-            raise ParameterError(
-                where,
-                expected=f"an image set among {', '.join(data.imagesets) or '(the entry has none)'}",
-                found=repr(imageset),
-                remedy="The entry 'demo' has no files: run it with `cryoflow run demo`." if not data.imagesets else "",
-            )
-        base = root if root is not None else data.root
-        if base is None:
-            raise ParameterError(
-                where,
-                expected="the local folder of its data",
-                found="none",
-                remedy="open_catalog(root=...) or catalog[name].read(root=...).",
-            )
-        facts = data.imagesets[imageset]
-        paths = sorted(Path(base).glob(facts["files"]))
-        if not paths:
-            raise ParameterError(
-                where,
-                expected=f"files {facts['files']} below {base}",
-                found="none",
-                remedy="Give the folder that the entry's data were downloaded to.",
-            )
-        optics = {key: facts[key] for key in ("pixel_size", "voltage", "cs", "amplitude_contrast")}
-        return open_micrographs(paths, **optics)
+        entry = parse_entry(data.entry, f"catalog entry {data.entry.get('entry')}")
+        return open_image_set(
+            entry, imageset, root=root if root is not None else data.root, limit=limit,
+            pixel_size=pixel_size, voltage=voltage, cs=cs, amplitude_contrast=amplitude_contrast,
+        )  # fmt: skip
+
+
+class EntryCatalog(Catalog):  # type: ignore[misc]
+    """A catalog that reads EMPIAR numbers it has no entry of from the archive."""
+
+    cryoflow_root: str | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        number = archive_number(name) if isinstance(name, str) else None
+        key = f"EMPIAR-{number}" if number is not None else name
+        if number is not None and key not in self.aliases:
+            self._add(read_entry(key))
+        return super().__getitem__(key)
+
+    def _add(self, entry: Entry) -> None:
+        known = entry.model_dump(mode="json")
+        data = ImageSets(entry=known, root=self.cryoflow_root, metadata=known)
+        self.add_entry(ImageSetsReader(data=data, metadata=known), name=entry.entry)
+        self.aliases[entry.entry] = entry.entry  # listed by name
 
 
 def build_catalog(folder: Path | str | None, root: Path | str | None) -> Any:
     """An ``intake.Catalog`` with one reader an entry."""
-    from intake import Catalog
-
-    catalog = Catalog()
+    catalog = EntryCatalog()
+    catalog.cryoflow_root = str(root) if root is not None else None
     for name in entry_names(folder):
-        entry = read_entry(name, folder)
-        known = {key: entry[key] for key in ("title", "licence", "source", "citation", "specimen", "workflow")}
-        base = str(root) if root is not None else None
-        data = ImageSets(entry=name, imagesets=entry["imagesets"], root=base, metadata=known)
-        catalog.add_entry(ImageSetsReader(data=data, metadata=known), name=name)
-        catalog.aliases[name] = name  # listed by name
+        catalog._add(read_entry(name, folder))
     return catalog

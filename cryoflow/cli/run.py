@@ -1,4 +1,4 @@
-"""``cryoflow run``, ``cryoflow workflow ...`` and ``cryoflow catalog ...``."""
+"""``cryoflow run`` and ``cryoflow workflow ...``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import typer
 from cryoflow.cli.app import Cluster, Output, app
 from cryoflow.errors import ParameterError
 
-Source = Annotated[str, typer.Argument(help="A catalog entry, a workflow (.yaml) or a particle stack (.star)")]
+Source = Annotated[
+    str, typer.Argument(help="A catalog entry, an EMPIAR number, a workflow (.yaml) or a particle stack (.star)")
+]
 Root = Annotated[Path | None, typer.Option("--root", help="Folder of the data; file names are relative to it")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="stage.name=value laid over the workflow; may be repeated")
 ]
 
 workflows = typer.Typer(help="Write and check workflow files.", no_args_is_help=True, rich_markup_mode=None)
-catalogs = typer.Typer(help="What the catalog knows.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(workflows, name="workflow")
-app.add_typer(catalogs, name="catalog")
 
 
 @app.command()
@@ -88,22 +88,3 @@ def workflow_validate(source: Source, root: Root = None, settings: Settings = No
 
     workflow = check_files(load_workflow(source, settings=parse_settings(settings or [])), root=root)
     typer.echo(f"valid: {' -> '.join(workflow.stages)}")
-
-
-@catalogs.command("list")
-def catalog_list() -> None:
-    """List the entries."""
-    from cryoflow.catalog import entry_names, read_entry
-
-    for name in entry_names():
-        typer.echo(f"{name:<16}{read_entry(name)['title']}")
-
-
-@catalogs.command("show")
-def catalog_show(entry: Annotated[str, typer.Argument(help="Name of an entry")]) -> None:
-    """Show what is known of an entry."""
-    import yaml
-
-    from cryoflow.catalog import read_entry
-
-    typer.echo(yaml.safe_dump(read_entry(entry), sort_keys=False, allow_unicode=True).rstrip())

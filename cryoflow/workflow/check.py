@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cryoflow.catalog import find_reference
+from cryoflow.catalog.layout import locate
+from cryoflow.catalog.start import split_name
 from cryoflow.errors import CryoflowError, ParameterError
 from cryoflow.workflow.model import Workflow
 
@@ -34,12 +36,12 @@ def check_files(workflow: Workflow, *, root: Path | str | None = None) -> Workfl
     if workflow.micrographs is not None:
         patterns = workflow.micrographs.path
         names = (patterns,) if isinstance(patterns, str) else patterns
-        absolute = tuple(str(base.resolve() / name) for name in names)
+        absolute = tuple(_placed(name, base, workflow) for name in names)
         stage = workflow.micrographs.model_copy(update={"path": absolute[0] if len(absolute) == 1 else absolute})
         changes["micrographs"] = stage
         _check_micrographs(micrograph_paths(stage.path), workflow)
     if workflow.particles is not None:
-        star = _existing(workflow.particles.path, base, "particles.path")
+        star = _existing(Path(_placed(str(workflow.particles.path), base, workflow)), base, "particles.path")
         folder = workflow.particles.root
         changes["particles"] = workflow.particles.model_copy(
             update={"path": star, "root": _existing(folder, base, "particles.root") if folder else None}
@@ -48,7 +50,7 @@ def check_files(workflow: Workflow, *, root: Path | str | None = None) -> Workfl
         model = _existing(workflow.simulate.source, base, "simulate.source")
         changes["simulate"] = workflow.simulate.model_copy(update={"source": model})
     if workflow.refine is not None:
-        update: dict[str, Any] = {"reference": _reference(workflow, root, base)}
+        update: dict[str, Any] = {"reference": _reference(workflow.model_copy(update=changes), root, base)}
         if workflow.refine.mask is not None:
             update["mask"] = _existing(workflow.refine.mask, base, "refine.mask")
         changes["refine"] = workflow.refine.model_copy(update=update)
@@ -90,6 +92,15 @@ def micrograph_paths(path: str | tuple[str, ...]) -> list[Path]:
     return sorted(found)
 
 
+def _placed(name: str, base: Path, workflow: Workflow) -> str:
+    """A name or pattern as absolute path; the data of an entry may lie as in the archive, or flat."""
+    if workflow.entry is not None and not Path(name).is_absolute():
+        found = locate(name, base, split_name(workflow.entry)[0])
+        if found is not None:
+            return found
+    return str(base.resolve() / name)
+
+
 def _existing(path: Path, base: Path, where: str) -> Path:
     whole = base.resolve() / path
     if not whole.exists():
@@ -108,8 +119,9 @@ def _reference(workflow: Workflow, root: Path | str | None, base: Path) -> str |
                 remedy="Give it in the file or with --set refine.reference=FILE.",
             )  # fmt: skip
         return None
-    if given.startswith("pdb:"):
-        return str(find_reference(given.removeprefix("pdb:"), Path(root) if root else None, "refine.reference"))
+    if given.startswith(("pdb:", "emdb:")):
+        found = find_reference(given, Path(root) if root else None, "refine.reference")
+        return str(_on_grid(found, workflow) if given.startswith("emdb:") else found)
     path = _existing(Path(given), base, "refine.reference")
     if path.suffix.lower() not in MAPS | MODELS:
         raise ParameterError(
@@ -117,6 +129,22 @@ def _reference(workflow: Workflow, root: Path | str | None, base: Path) -> str |
             found=path.name,
         )  # fmt: skip
     return str(path)
+
+
+def _on_grid(path: Path, workflow: Workflow) -> Path:
+    """A published map on the grid of the particles, kept in the cache: archives have maps of any box and pixel size."""
+    from cryoflow.catalog.addresses import cache_folder
+    from cryoflow.io import read_header, read_map, write_map
+    from cryoflow.simulate.source import regrid
+
+    size, header = _image_size(workflow), read_header(path)
+    if size is None or (header.shape == (size[0],) * 3 and abs(header.voxel[0] / size[1] - 1) < 0.01):
+        return path
+    box, pixel = size
+    target = cache_folder() / "references" / f"{path.stem}_{path.stat().st_size}_box{box}_{pixel:.4f}A.mrc"
+    if not target.is_file():
+        write_map(target, regrid(read_map(path), box=box, pixel_size=pixel), pixel_size=pixel)
+    return target
 
 
 def _check_micrographs(paths: list[Path], workflow: Workflow) -> None:

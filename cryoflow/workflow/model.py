@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from cryoflow.catalog import entry_names, read_entry
+from cryoflow.catalog import archive_number, entry_names, read_entry
+from cryoflow.catalog.start import split_name, workflow_values
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.workflow import parameters as p
 
@@ -41,7 +42,9 @@ class Workflow(p.Stage):
 
     version: Literal[1] = Field(1, description="Version of this form of file")
     name: str = Field("", description="Name of the run")
-    entry: str | None = Field(None, description="Catalog entry whose values lie below those given here")
+    entry: str | None = Field(
+        None, description="Catalog entry, or ENTRY:IMAGESET, whose values lie below those given here"
+    )
     micrographs: p.Micrographs | None = None
     particles: p.Particles | None = None
     simulate: p.Simulate | None = None
@@ -132,7 +135,7 @@ def load_workflow(
     values, where = _raw(source, catalog)
     entry = (settings or {}).get("entry", values.get("entry"))
     if isinstance(entry, str):
-        values = _merge(_entry_values(entry, catalog, values), values)
+        values = _merge(_entry_values(entry, catalog, _merge(values, settings or {})), values)
     values = _merge(values, settings or {})
     return checked(Workflow, values, where)
 
@@ -198,27 +201,27 @@ def _raw(source: str | Path | Mapping[str, Any], catalog: Path | None) -> tuple[
     if path.suffix == ".star":
         return {"name": path.stem, "particles": {"path": str(path)}}, str(path)
     names = entry_names(catalog)
-    if str(source) not in names:
-        near = get_close_matches(str(source), names, n=1, cutoff=0.5)
+    name, imageset = split_name(str(source))
+    if name not in names and archive_number(name) is None:
+        near = get_close_matches(name, names, n=1, cutoff=0.5)
         raise ParameterError(
             "workflow",
-            expected=f"a workflow (.yaml), particles (.star) or a catalog entry ({', '.join(names)})",
+            expected=f"a workflow (.yaml), particles (.star), an EMPIAR number or a catalog entry ({', '.join(names)})",
             found=repr(str(source)),
             remedy=f"Did you mean {near[0]}?" if near else "See `cryoflow catalog list`.",
         )
-    return {"name": str(source), "entry": str(source)}, f"catalog entry {source}"
+    known = name if name in names else f"EMPIAR-{archive_number(name)}"
+    entry = known if imageset is None else f"{known}:{imageset}"
+    return {"name": entry, "entry": entry}, f"catalog entry {entry}"
 
 
-def _entry_values(entry: str, catalog: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def _entry_values(name: str, catalog: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a catalog entry says, as values of a workflow."""
-    facts = read_entry(entry, catalog)
-    values: dict[str, Any] = dict(facts["workflow"])
-    if given.get("particles") is not None:  # the stack is the source; only what concerns refinement stays
+    entry, imageset = split_name(name)
+    values = workflow_values(read_entry(entry, catalog), imageset, given)
+    if isinstance(given.get("particles"), Mapping) and given["particles"].get("path") is not None:
+        # the stack is the source; only what concerns refinement stays
         return {k: v for k, v in values.items() if k not in (*SOURCES, *PICTURES)}
-    imageset = facts["imagesets"].get("micrographs")
-    if imageset is not None:
-        optics = {k: imageset[k] for k in ("pixel_size", "voltage", "cs", "amplitude_contrast")}
-        values["micrographs"] = {"path": imageset["files"], **optics}
     return values
 
 

@@ -150,7 +150,7 @@ class Refine(Stage):
     """Poses and the map, by gold-standard regularised likelihood."""
 
     reference: str | None = Field(
-        None, description="Map (.mrc, .map) or model (.pdb, .cif) to start from; pdb:ID is looked up near the data"
+        None, description="Map (.mrc, .map) or model (.pdb, .cif) to start from, or pdb:ID or emdb:NUMBER near the data"
     )
     symmetry: Symmetry = "C1"
     diameter: Positive = Field(description="Diameter of the circular mask, angstrom")
@@ -178,12 +178,15 @@ class Refine(Stage):
 
     @field_validator("reference", mode="before")
     @classmethod
-    def _pdb(cls, value: object) -> object:
-        """``{pdb: 6z6u}`` of a file is ``pdb:6z6u``."""
-        if isinstance(value, Mapping) and set(value) == {"pdb"}:
-            value = f"pdb:{value['pdb']}"
+    def _by_number(cls, value: object) -> object:
+        """``{pdb: 6z6u}`` of a file is ``pdb:6z6u``, ``{emdb: 2660}`` is ``emdb:2660``."""
+        if isinstance(value, Mapping) and len(value) == 1 and set(value) <= {"pdb", "emdb"}:
+            ((archive, identifier),) = value.items()
+            value = f"{archive}:{identifier}"
         if isinstance(value, str) and value.startswith("pdb:") and not re.fullmatch(r"pdb:[0-9][a-zA-Z0-9]{3}", value):
             raise ValueError(f"{value.removeprefix('pdb:')!r} is no PDB identifier")
+        if isinstance(value, str) and value.startswith("emdb:") and not re.fullmatch(r"emdb:[1-9]\d{0,6}", value):
+            raise ValueError(f"{value.removeprefix('emdb:')!r} is no EMDB number")
         return value
 
 
