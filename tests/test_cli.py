@@ -74,6 +74,7 @@ def test_exit_codes(kind: type, code: int) -> None:
         (["run", "demo", "-o", "x", "--set", "refine.mask={"], 2, "a value in YAML"),
         (["simulate", "-o", "x", "--shape", "[1,"], 2, "a list like"),
         (["postprocess", "no.mrc", "b.mrc", "-o", "x"], 2, "an existing map"),
+        (["postprocess", "no.mrc"], 2, "two half-maps and --output"),
         (["workflow", "init", "demo", "-o", "no/w.yaml"], 2, "a folder to write in"),
         (["run", "a.star", "-o", "x"], 2, "refine.reference and refine.diameter"),
     ],
@@ -135,6 +136,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["refine", "real", "--reference", "reference.mrc", "--diameter", "130", "--symmetry", "D2", "--ini-high", "30",
          "--limit", "2", "--order", "1"],
         ["postprocess", "real/half1.mrc", "real/half2.mrc", "-o", "sharp", "--fit-range", "[20, 9]"],
+        ["postprocess", "real", "--b-factor", "-40", "--fit-range", "[20, 9]"],
         ["report", "real"],
     ]  # fmt: skip
     for step in steps:
@@ -169,6 +171,9 @@ def test_stages_leave_what_other_programs_read(run_folder: Path) -> None:
     for name in ("map_sharpened.mrc", "mask.mrc", "fsc.csv"):
         assert (run_folder / "sharp" / name).stat().st_size > 1000
     assert (real / "report.html").stat().st_size > 10000
+    assert open_store(real / "stores/postprocess.zarr").attrs["b_factor"] == -40
+    refused = command("postprocess", "real/half1.mrc", "real/half2.mrc", "-o", "real", folder=run_folder)
+    assert refused.returncode == 2 and "not a run's" in refused.stderr  # noqa: PT018
     assert open_store(real / "stores/poses.zarr").sizes["particle"] == particles.sizes["particle"]
 
 
@@ -187,7 +192,7 @@ def test_the_ctf_is_that_of_the_truth(run_folder: Path) -> None:
 
 def test_figures_hold_every_stage(run_folder: Path) -> None:
     figures = json.loads((run_folder / "real/figures.json").read_text())
-    assert list(figures["stages"]) == ["micrographs", "ctf", "pick", "extract", "refine"]
+    assert list(figures["stages"]) == ["micrographs", "ctf", "pick", "extract", "refine", "postprocess"]
     assert all(stage["cpu_seconds"] > 0 for stage in figures["stages"].values())
 
 

@@ -47,6 +47,12 @@ def _go_on(folder: Path, changes: dict[str, Any], until: str, cluster: str | Non
     _run(values | over, folder, until, cluster)
 
 
+def _absolute(stage: Given, *names: str) -> dict[str, Any]:
+    """File names relative to where the command is given, not to the run; references of archives stay."""
+    paths = {n: str(Path(v).resolve()) for n in names if (v := stage.get(n)) and ":" not in str(v)[:5]}
+    return {**stage, **paths}
+
+
 @app.command()
 @with_options(optics=p.Micrographs, stage=p.Ctf)
 def ctf(
@@ -84,10 +90,7 @@ def refine(
     cluster: Cluster = None,
 ) -> None:
     """Refine a map from the particles of a run or a stack."""
-    values = dict(stage)
-    for name in ("reference", "mask"):  # relative to where the command is given
-        if values.get(name) and not str(values[name]).startswith("pdb:"):
-            values[name] = str(Path(values[name]).resolve())
+    values = _absolute(stage, "reference", "mask")
     if particles.suffix != ".star":
         if output is not None and output.resolve() != particles.resolve():
             raise ParameterError("--output", expected="none: a run goes on in its own folder", found=str(output))
@@ -101,16 +104,31 @@ def refine(
 @app.command()
 @with_options(stage=p.Postprocess)
 def postprocess(
-    half1: Annotated[Path, typer.Argument(help="First half-map (.mrc), unfiltered")],
-    half2: Annotated[Path, typer.Argument(help="Second half-map")],
-    output: Output,
+    half1: Annotated[Path, typer.Argument(help="Folder of a run, or the first half-map (.mrc), unfiltered")],
     stage: Given,
+    half2: Annotated[Path | None, typer.Argument(help="Second half-map")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to, for half-maps")] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Pixel size, angstrom; the header's if not given")] = None,
 ) -> None:
-    """Mask, FSC, resolution and sharpening of two half-maps."""
+    """Mask, FSC, resolution and sharpening of a run or of two half-maps."""
     from cryoflow.workflow import checked
     from cryoflow.workflow.maps import sharpen_files
 
+    if half1.is_dir():
+        if half2 is not None or pixel_size is not None or (output and output.resolve() != half1.resolve()):
+            raise ParameterError("postprocess", expected="a run's folder alone", found="another file, folder or size")
+        _go_on(half1, {"postprocess": _absolute(stage, "mask", "mtf")}, "postprocess", None)
+        return
+    if half2 is None or output is None:
+        raise ParameterError(
+            "postprocess", expected="a run's folder, or two half-maps and --output", found=str(half1),
+            remedy="cryoflow postprocess half1.mrc half2.mrc -o FOLDER",
+        )  # fmt: skip
+    if (output / "workflow.yaml").exists():
+        raise ParameterError(
+            "--output", expected="a folder that is not a run's", found=str(output),
+            remedy=f"Postprocess the run itself: cryoflow postprocess {output}",
+        )  # fmt: skip
     parameters = checked(p.Postprocess, stage, "postprocess")
     result = sharpen_files(half1, half2, output, parameters, pixel_size=pixel_size)
     for warning in result.attrs["warnings"]:

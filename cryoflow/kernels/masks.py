@@ -13,6 +13,7 @@ from cryoflow.kernels.resolution import low_pass
 __all__ = [
     "auto_mask",
     "auto_threshold",
+    "checked_mask",
     "distance_outside",
     "largest_component",
     "raised_cosine",
@@ -174,3 +175,24 @@ def _ndimage(array: Any) -> Any:
     import scipy.ndimage
 
     return scipy.ndimage
+
+
+def checked_mask(values: Any, where: str) -> Any:
+    """``values`` as float32 between 0 and 1; a mask may pass these bounds by 0.01, as resampled ones do.
+
+    Raises
+    ------
+    ParameterError : values that are not finite, out of range, or all 0.
+
+    >>> checked_mask(np.array([0.0, 1.004]), "refine: mask").tolist()
+    [0.0, 1.0]
+    """
+    xp = array_module(values)
+    array = xp.asarray(values, dtype=np.float32)
+    low, high = float(array.min()), float(array.max())
+    if not (low >= -0.01 and high <= 1.01 and high > 0):
+        raise ParameterError(
+            where, expected="values between 0 and 1, not all 0", found=f"{low:g} to {high:g}",
+            remedy="Threshold the map and give the mask a soft edge (kernels.masks.auto_mask).",
+        )  # fmt: skip
+    return xp.clip(array, 0.0, 1.0)

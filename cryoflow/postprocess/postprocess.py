@@ -11,7 +11,7 @@ import xarray as xr
 
 from cryoflow.errors import ParameterError
 from cryoflow.kernels.fourier import irfft3c, rfft3c
-from cryoflow.kernels.masks import auto_mask
+from cryoflow.kernels.masks import auto_mask, checked_mask
 from cryoflow.kernels.resolution import fsc_significance, fsc_weight, low_pass, resolution_at, shell_frequencies
 from cryoflow.postprocess.curves import FSC_CURVES, five_curves
 from cryoflow.postprocess.sharpening import GuinierFit, apply_b_factor, apply_shells, fit_guinier, log_amplitudes
@@ -209,13 +209,8 @@ def _checked_mask(mask: Volume, shape: tuple[int, ...], pixel_size: float) -> np
     array = np.asarray(mask, dtype=np.float32)
     if array.shape != shape:
         raise ParameterError(where, expected=f"the box of the half-maps, {shape}", found=str(array.shape))
-    low, high = float(np.min(array)), float(np.max(array))
-    if not (low >= -1e-3 and high <= 1 + 1e-3 and high > 0):  # resampled masks overshoot by a little
-        raise ParameterError(
-            where, expected="values between 0 and 1, not all 0", found=f"{low:g} to {high:g}",
-            remedy="Threshold the map and give the mask a soft edge (kernels.masks.auto_mask).",
-        )  # fmt: skip
-    return np.clip(array, 0.0, 1.0)
+    out: np.ndarray = checked_mask(array, where)
+    return out
 
 
 def _weights(curve: np.ndarray) -> np.ndarray:

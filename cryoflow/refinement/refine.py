@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cryoflow.engine import iterate
 from cryoflow.errors import ParameterError
 from cryoflow.kernels.fourier import resample
+from cryoflow.kernels.masks import checked_mask
 from cryoflow.kernels.resolution import resolution_at
 from cryoflow.kernels.symmetry import point_group
 from cryoflow.refinement.iteration import ROWS, Context, State, first_state, iterate_once
@@ -176,13 +177,8 @@ def _same_grid(volume: Any, box: int, pixel_size: float, what: str) -> NDArray[n
 
 
 def _mask(volume: Any, box: int, pixel_size: float) -> NDArray[np.float32]:
-    mask = _same_grid(volume, box, pixel_size, "mask")
-    if mask.min() < -0.01 or mask.max() > 1.01:
-        raise ParameterError(
-            "refine", expected="a mask between 0 and 1", found=f"values from {mask.min():g} to {mask.max():g}",
-            remedy="Divide it by its maximum, or make one with cryoflow.kernels.masks.auto_mask.",
-        )  # fmt: skip
-    return np.clip(mask, 0, 1)
+    out: NDArray[np.float32] = checked_mask(_same_grid(volume, box, pixel_size, "mask"), "refine: mask")
+    return out
 
 
 SIGNED = ("rotation", "shift", "half", "group", "norm", "optics_group", "defocus_u", "defocus_v", "defocus_angle",

@@ -66,6 +66,9 @@ def refine(context: Context) -> dict[str, Any]:
     files = [Path(path) for path in (stage.reference, stage.mask) if path is not None]
     save(context, found, "stores/poses.zarr", "refine", stage, (source, *files))
     write_particles(_named(found, context), folder / "particles.star")
+    if result.excluded:
+        aside = particles.isel(particle=result.excluded).drop_vars("image", errors="ignore")
+        write_particles(_named(aside, context), folder / "particles_set_aside.star")
     write_map(folder / "map.mrc", result.map, pixel_size=pixel)
     maps = {f"class{i}": volume for i, volume in enumerate(result.class_maps, 1)}
     if result.half1 is not None and result.half2 is not None:  # several classes have none
