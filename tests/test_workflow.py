@@ -148,7 +148,7 @@ def micrograph(path: Path, pixel_size: float = 1.5) -> None:
     from cryoflow.io import write_map
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_map(path, np.random.default_rng(0).standard_normal((64, 64)).astype("f4"), pixel_size=pixel_size)
+    write_map(path, np.random.default_rng(0).standard_normal((256, 256)).astype("f4"), pixel_size=pixel_size)
 
 
 def volume(path: Path, box: int = 128, pixel_size: float = 1.5) -> None:
@@ -176,6 +176,21 @@ def test_a_broken_mtf_file_ends_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "mtf.star").write_text("data_\n\nloop_\n_rlnSomething #1\n0.5\n")
     with pytest.raises(CryoflowError, match="rlnMtfValue"):
         check_files(load_workflow(chain(postprocess={"mtf": "mtf.star"})), root=tmp_path)
+
+
+def test_sizes_and_masks_that_cannot_be_end_before_the_run(tmp_path: Path) -> None:
+    from cryoflow.io import write_map
+
+    micrograph(tmp_path / "micrographs/a.mrc")  # 256 pixels of 1.5 A
+    volume(tmp_path / "map.mrc")
+    with pytest.raises(ParameterError, match=r"extract\.box: expected at most .* 256 pixels; found 300"):
+        check_files(load_workflow(chain(extract={"box": 300})), root=tmp_path)
+    with pytest.raises(ParameterError, match=r"pick\.diameter: expected at most .* 384 A; found 1300 A"):
+        check_files(load_workflow(chain(pick={"diameter": 1300})), root=tmp_path)
+    write_map(tmp_path / "mask.mrc", np.full((128, 128, 128), 5, np.float32), pixel_size=1.5)
+    for stage in ("refine", "postprocess"):
+        with pytest.raises(ParameterError, match=rf"{stage}\.mask: expected values between 0 and 1.*found 5 to 5"):
+            check_files(load_workflow(chain(**{stage: {"mask": "mask.mrc"}})), root=tmp_path)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

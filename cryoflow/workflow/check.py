@@ -171,6 +171,24 @@ def _check_micrographs(paths: list[Path], workflow: Workflow) -> None:
         )
     if headers and not workflow.micrographs.trust_given:
         check_pixel_size(headers, workflow.micrographs.pixel_size, "micrographs.pixel_size")
+    if headers:
+        _check_sizes(workflow, max(min(header.shape[1:]) for header in headers))
+
+
+def _check_sizes(workflow: Workflow, side: int) -> None:
+    """A box, or a particle, that no micrograph of ``side`` pixels can hold."""
+    assert workflow.micrographs is not None
+    pixel = workflow.micrographs.pixel_size
+    if workflow.extract is not None and workflow.extract.box > side:
+        raise ParameterError("extract.box", expected=f"at most the micrographs' side, {side} pixels",
+                             found=str(workflow.extract.box))  # fmt: skip
+    for stage, name in (("pick", "diameter"), ("pick", "max_diameter"), ("extract", "background_diameter")):
+        given = getattr(getattr(workflow, stage), name, None)
+        if given is not None and given > side * pixel:
+            raise ParameterError(
+                f"{stage}.{name}", expected=f"at most the micrographs' side, {side * pixel:g} A", found=f"{given:g} A",
+                remedy="Lengths are in angstrom: is the pixel size right?",
+            )  # fmt: skip
 
 
 def _image_size(workflow: Workflow) -> tuple[int, float] | None:
@@ -210,7 +228,8 @@ def _check_headers(workflow: Workflow) -> None:
     size = _image_size(workflow)
     if size is None or workflow.refine is None:
         return
-    from cryoflow.io import model_to_map, read_header
+    from cryoflow.io import model_to_map, read_header, read_map
+    from cryoflow.kernels.masks import checked_mask
     from cryoflow.refinement.settings import Settings
 
     box, pixel = size
@@ -241,6 +260,8 @@ def _check_headers(workflow: Workflow) -> None:
                 where, expected=f"the particles' pixel size, {pixel:g} A", found=f"{header.voxel[0]:g} A",
                 remedy="Resample it to the box and pixel size of the particles, or correct its header.",
             )  # fmt: skip
+        if where.endswith(".mask"):
+            checked_mask(read_map(path, pixel_size=pixel), where)
 
 
 def needed_bytes(workflow: Workflow) -> int:
