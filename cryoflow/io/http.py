@@ -16,10 +16,14 @@ from cryoflow.io.blocks import HEAD, keep_head, read_blocks
 from cryoflow.io.source import changed, check_span
 from cryoflow.io.transport import Again, fetch, shown, unusable
 
-__all__ = ["HttpFile", "open_http"]
+__all__ = ["HttpFile", "WholeOnly", "check_status", "open_http"]
 
 WHOLE = 64_000_000  # a server without ranges sends all or nothing: what is read that way, in bytes
 _RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)")
+
+
+class WholeOnly(FormatError):
+    """A server that sends this file whole or not at all, and more of it than is read that way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,9 @@ def _checked(response: Any, url: str, start: int, stop: int, known: HttpFile | N
     etag, modified = headers.get("ETag", "").removeprefix("W/"), headers.get("Last-Modified", "")
     if status == 416 and known is None and headers.get("Content-Range", "").replace(" ", "") == "bytes*/0":
         return HttpFile(url, 0, etag, modified), 0  # an empty file has no first byte
-    _check_status(status, headers, address, where, known)
+    if status == 416 and known is not None:  # the file has become shorter
+        raise Again(changed(address, f"{known.size} bytes", headers.get("Content-Range") or "fewer"), attempts=3)
+    check_status(response, address, where)
     if status == 206:
         match = _RANGE.fullmatch(headers.get("Content-Range", "").strip())
         if match is None or match[3] == "*":
@@ -107,12 +113,11 @@ def _checked(response: Any, url: str, start: int, stop: int, known: HttpFile | N
     return file, end - begin
 
 
-def _check_status(status: int, headers: Any, address: str, where: str, known: HttpFile | None) -> None:
-    """Pass 200 and 206; tell what may pass from what stays."""
+def check_status(response: Any, address: str, where: str) -> None:
+    """Pass 200 and 206; tell what may pass (``Again``) from what stays."""
+    status, headers = response.status, response.headers
     if status in (404, 410):
         raise FormatError(address, expected="an existing file", found="nothing there", remedy="Check the address.")
-    if status == 416 and known is not None:  # the file has become shorter
-        raise Again(changed(address, f"{known.size} bytes", headers.get("Content-Range") or "fewer"), attempts=3)
     if status in (408, 425, 429) or status >= 500:
         asked = headers.get("Retry-After", "").strip()
         raise Again(unusable(where, f"status {status}"), pause=min(30.0, float(asked)) if asked.isdecimal() else 0.0)
@@ -129,7 +134,7 @@ def _whole_size(headers: Any, address: str, start: int, known: HttpFile | None) 
         raise Again(unusable(address, "the whole file instead of a part"), attempts=3)
     size = headers.get("Content-Length", "").strip()
     if start or not size.isdecimal() or int(size) > WHOLE:
-        raise FormatError(
+        raise WholeOnly(
             address, expected=f"a server that sends byte ranges, or a file of up to {WHOLE // 10**6} MB",
             found=f"a whole file of {size or 'unknown'} bytes", remedy="Download the file and open it here.",
         )  # fmt: skip

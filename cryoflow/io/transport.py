@@ -11,13 +11,13 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from cryoflow.errors import CryoflowError, ResourceError
 from cryoflow.io.threads import connections
 
-__all__ = ["Again", "fetch", "shown", "unusable"]
+__all__ = ["Again", "fetch", "shown", "stream", "unusable"]
 
 ATTEMPTS = 6
 _SLOWEST = 2000  # bytes a second below which a server is as good as silent
@@ -50,9 +50,7 @@ def unusable(where: str, found: str) -> ResourceError:
                          remedy="Try again later, or copy the file here.")  # fmt: skip
 
 
-def fetch(
-    url: str, start: int, stop: int, check: Callable[[Any], tuple[Answer, int]]
-) -> tuple[bytes, Answer]:  # fmt: skip
+def fetch(url: str, start: int, stop: int, check: Callable[[Any], tuple[Answer, int]]) -> tuple[bytes, Answer]:
     """Ask for bytes ``start`` to ``stop`` of ``url`` until an answer is right, or trying again is of no use.
 
     ``check(response)`` sees status and headers, and tells what it made of them and how many bytes must follow; it
@@ -62,12 +60,49 @@ def fetch(
     ------
     ResourceError : no answer, or none that is whole.
     """
+    where = f"{shown(url)}, bytes {start} to {stop}"
+
+    def take(response: Any) -> tuple[bytes, Answer]:
+        answer, count = check(response)
+        out = bytearray(count)
+        done = 0
+        for piece in _pieces(response, where):
+            if done + len(piece) > count:
+                raise Again(unusable(where, f"more than {count} bytes"))
+            out[done : done + len(piece)] = piece
+            done += len(piece)
+        if done < count:
+            raise Again(unusable(where, f"an answer cut off after {done} bytes"))
+        return bytes(out), answer
+
+    return _persist(url, {"Range": f"bytes={start}-{stop - 1}"}, where, take)
+
+
+def stream(url: str, check: Callable[[Any], None], write: Callable[[bytes], None], restart: Callable[[], None]) -> None:
+    """Ask for the whole of ``url`` and ``write`` it piece by piece; ``restart`` is called before each attempt."""
+    where = shown(url)
+
+    def take(response: Any) -> None:
+        check(response)
+        restart()
+        done, promised = 0, response.headers.get("Content-Length", "").strip()
+        for piece in _pieces(response, where):
+            write(piece)
+            done += len(piece)
+        if promised.isdecimal() and done != int(promised):
+            raise Again(unusable(where, f"{done} of {promised} bytes"))
+
+    _persist(url, {}, where, take)
+
+
+def _persist(url: str, headers: dict[str, str], where: str, take: Callable[[Any], Answer]) -> Answer:
+    """One attempt after the other, each with a permit, further apart each time."""
     attempt = 0
     while True:
         attempt += 1
         try:
             with _slots():
-                return _attempt(url, start, stop, check)
+                return _attempt(url, headers, where, take)
         except Again as again:
             error = again.error
             if attempt >= again.attempts:
@@ -77,31 +112,27 @@ def fetch(
         time.sleep(wait * random.uniform(0.75, 1.25))  # many clients must not come back together
 
 
-def _attempt(
-    url: str, start: int, stop: int, check: Callable[[Any], tuple[Answer, int]]
-) -> tuple[bytes, Answer]:  # fmt: skip
+def _attempt(url: str, headers: dict[str, str], where: str, take: Callable[[Any], Answer]) -> Answer:
     import urllib3
 
-    address = shown(url)
-    where = f"{address}, bytes {start} to {stop}"
     limit = _timeout()
-    headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}", "User-Agent": _agent()}
+    headers = {"Accept-Encoding": "identity", "User-Agent": _agent(), **headers}
     if user := _USER.search(url):
         headers |= urllib3.make_headers(basic_auth=_unquoted(user[0][:-1]))
     try:
         response = _manager(url).request(
-            "GET", address, headers=headers, preload_content=False, timeout=urllib3.Timeout(connect=limit, read=limit),
+            "GET", shown(url), headers=headers, preload_content=False,
+            timeout=urllib3.Timeout(connect=limit, read=limit),
             retries=urllib3.Retry(total=5, connect=0, read=0, redirect=5, status=0, other=0, raise_on_status=False),
         )  # fmt: skip
     except urllib3.exceptions.HTTPError as error:
         raise _unanswered(where, error) from error
     whole = False
     try:
-        answer, count = check(response)
-        data = _body(response, count, where, limit)
+        answer = take(response)
         whole = True
-        return data, answer
-    except (urllib3.exceptions.HTTPError, OSError) as error:
+        return answer
+    except (urllib3.exceptions.HTTPError, TimeoutError, ConnectionError) as error:
         raise _unanswered(where, error) from error
     finally:
         if whole:
@@ -110,24 +141,17 @@ def _attempt(
             response.close()  # what is left in this connection is of no use
 
 
-def _body(response: Any, count: int, where: str, limit: float) -> bytes:
-    """Exactly ``count`` bytes, from a server that does not drip."""
-    out = bytearray(count)
-    view, done = memoryview(out), 0
-    mark, until = 0, time.monotonic() + limit
-    while done < count:
-        piece = response.read1(min(count - done, 1 << 20))
-        if not piece:
-            raise Again(unusable(where, f"an answer cut off after {done} bytes"))
-        view[done : done + len(piece)] = piece
-        done += len(piece)
+def _pieces(response: Any, where: str) -> Iterator[bytes]:
+    """The body piece by piece, from a server that neither stalls nor drips."""
+    limit = _timeout()
+    got, until = 0, time.monotonic() + limit
+    while piece := response.read1(1 << 18):
+        yield piece
+        got += len(piece)
         if time.monotonic() > until:
-            if done - mark < _SLOWEST * limit and done < count:
-                raise Again(unusable(where, f"{done - mark} bytes in {limit:g} s"))
-            mark, until = done, time.monotonic() + limit
-    if response.read1(1):
-        raise Again(unusable(where, f"more than {count} bytes"))
-    return bytes(out)
+            if got < _SLOWEST * limit:
+                raise Again(unusable(where, f"{got} bytes in {limit:g} s"))
+            got, until = 0, time.monotonic() + limit
 
 
 def _unanswered(where: str, error: Exception) -> Exception:
