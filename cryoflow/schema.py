@@ -44,6 +44,8 @@ _ALL = (
     Variable("image", ("particle", "y", "x"), "f", "", "Particle image, white on black"),
     Variable("rotation", ("particle", "row", "col"), "f", "", "Rotation matrix A: v_image = A v_volume, (x, y, z)"),
     Variable("shift", ("particle", "xy"), "f", "angstrom", "Shift (x, y) to add to the particle to centre it"),
+    Variable("source_angles", ("particle", "angle"), "f", "degree", "The source's (rot, tilt, psi) where unusual; used "
+             "on export while they still say the rotation"),
     Variable("half", P, "iu", "", "Half-set 1 or 2; 0 not assigned", "rlnRandomSubset", "alignments3D/split"),
     Variable("class_number", P, "iu", "", "Class from 1; 0 not assigned", "rlnClassNumber", "alignments3D/class"),
     Variable("group", P, "iu", "", "Noise and scale group from 1", "rlnGroupNumber"),
@@ -63,6 +65,7 @@ _ALL = (
     Variable("defocus_u", P, "f", "angstrom", "Larger underfocus", "rlnDefocusU", "ctf/df1_A"),
     Variable("defocus_v", P, "f", "angstrom", "Smaller underfocus", "rlnDefocusV", "ctf/df2_A"),
     Variable("defocus_angle", P, "f", "degree", "Angle of defocus_u from the x axis", "rlnDefocusAngle"),
+    Variable("defocus_turns", P, "iu", "", "Quarter turns the source adds to defocus_angle; odd: u and v swapped"),
     Variable("phase_shift", P, "f", "degree", "Phase shift of a phase plate", "rlnPhaseShift"),
     Variable("ctf_b_factor", P, "f", "angstrom^2", "B-factor of the CTF envelope", "rlnCtfBfactor", "ctf/bfactor"),
     Variable("ctf_scale", P, "f", "", "Scale of the CTF", "rlnCtfScalefactor", "ctf/scale"),

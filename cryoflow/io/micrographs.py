@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io.files import inside
+from cryoflow.io.image_file import ImageFile, open_image_file
 from cryoflow.io.lazy import FileImages, lazy
-from cryoflow.io.mrc import Header, check_pixel_size, contradicts, read_header
-from cryoflow.io.relion import from_tables, split_optics, text, to_tables
+from cryoflow.io.mrc import check_pixel_size, contradicts
+from cryoflow.io.relion import from_tables, split_optics, text, to_blocks
 from cryoflow.io.star import read_star, write_star
 from cryoflow.schema import validate
 
@@ -78,20 +78,20 @@ def open_micrographs(
     if not trust_given:
         groups = ds.optics_group.values
         for group in np.unique(groups):
-            headers = [f.header for i in good if groups[i] == group and (f := frames[i]) is not None and f.header]
-            check_pixel_size(headers, float(ds.pixel_size[group]), where)
+            check_pixel_size([f for i in good if groups[i] == group and (f := frames[i]) is not None],
+                             float(ds.pixel_size[group]), where)  # fmt: skip
         for i in good:
-            header, given_size = (f.header if (f := frames[i]) is not None else None), float(ds.pixel_size[groups[i]])
-            if header is not None and contradicts(header, given_size):
-                problems[i] = f"pixel size {header.voxel[0]:g} A in its header, not {given_size:g} A"
+            frame, given_size = frames[i], float(ds.pixel_size[groups[i]])
+            if frame is not None and contradicts(frame, given_size):
+                problems[i] = f"pixel size {frame.voxel[0]:g} A in its header, not {given_size:g} A"
                 frames[i] = None
-    shape = Counter(frame.shape for frame in frames if frame is not None).most_common(1)[0][0]
+    shape = Counter(frame.shape[1:] for frame in frames if frame is not None).most_common(1)[0][0]
     for i in good:
         frame = frames[i]
-        if frame is not None and frame.shape != shape:
-            problems[i] = f"shape {frame.shape} differs from {shape} of the others"
+        if frame is not None and frame.shape[1:] != shape:
+            problems[i] = f"shape {frame.shape[1:]} differs from {shape} of the others"
             frames[i] = None
-    array = Micrographs.of([str(root / n) for n in names], frames, shape)
+    array = _lazy_frames(frames, shape)
     ds["micrograph_name"] = ("micrograph", text(names))
     ds["usable"] = ("micrograph", ds["usable"].values & np.array([not p for p in problems]))
     ds["reason"] = ("micrograph", text(problems))
@@ -162,17 +162,8 @@ def _from_star(star: Path, allow_outside: bool) -> tuple[Path, list[str], xr.Dat
     return root, names, ds
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Shape and type of one micrograph; the header if it is MRC."""
-
-    shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    header: Header | None
-
-
-def _inspect(paths: list[Path], reasons: list[str]) -> tuple[list[_Frame | None], list[str]]:
-    frames: list[_Frame | None] = []
+def _inspect(paths: list[Path], reasons: list[str]) -> tuple[list[ImageFile | None], list[str]]:
+    frames: list[ImageFile | None] = []
     problems = list(reasons)
     for i, path in enumerate(paths):
         try:
@@ -183,62 +174,22 @@ def _inspect(paths: list[Path], reasons: list[str]) -> tuple[list[_Frame | None]
     return frames, problems
 
 
-def _frame(path: Path) -> _Frame:
-    if path.suffix.lower() in _TIFF:
-        return _tiff_frame(path)
-    header = read_header(path)
-    if header.shape[0] != 1:
-        raise FormatError(path.name, expected="one image", found=f"{header.shape[0]}", remedy="Align movies first.")
-    return _Frame((header.shape[1], header.shape[2]), header.dtype.newbyteorder("="), header)
+def _frame(path: Path) -> ImageFile:
+    image = open_image_file(path)
+    if image.shape[0] != 1:
+        raise FormatError(path.name, expected="one image", found=f"{image.shape[0]}", remedy="Align movies first.")
+    return image
 
 
-def _tiff_frame(path: Path) -> _Frame:
-    with _tifffile().TiffFile(path) as tiff:
-        if len(tiff.pages) != 1 or tiff.pages[0].ndim != 2:
-            raise FormatError(path.name, expected="one grey image", found=f"{len(tiff.pages)} images or colours")
-        page = tiff.pages[0]
-        end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
-        if end > path.stat().st_size:
-            raise FormatError(path.name, expected=f"{end} bytes", found=f"{path.stat().st_size} bytes")
-        return _Frame((int(page.shape[0]), int(page.shape[1])), np.dtype(page.dtype), None)
-
-
-def _tifffile() -> Any:
-    try:
-        import tifffile
-    except ImportError:
-        remedy = "pip install cryoflow[tiff]."
-        raise FormatError("TIFF", expected="the tifffile package", found="none", remedy=remedy) from None
-    return tifffile
-
-
-_NOTHING = Header("", (1, 1, 1), 2, np.dtype("f4"), 1024, (0, 0, 0), (0, 0, 0), (0, 0, 0), (1, 2, 3), 0)
-
-
-@dataclass(frozen=True)
-class Micrographs(FileImages):
-    """One image a file, MRC or TIFF."""
-
-    @classmethod
-    def of(cls, paths: list[str], frames: list[_Frame | None], shape: tuple[int, int]) -> Micrographs:
-        """Rows for ``paths``; those without a frame read as zeros."""
-        types = {frame.dtype for frame in frames if frame is not None}
-        dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
-        headers = tuple(
-            _NOTHING if f is None else f.header or Header(path, (1, *shape), 2, f.dtype, 0, *_NOTHING_REST)
-            for path, f in zip(paths, frames, strict=True)
-        )
-        file = np.array([-1 if f is None else i for i, f in enumerate(frames)], np.int32)
-        return cls(headers, file, np.zeros(len(paths), np.int32), shape, dtype)
-
-    def _fill(self, out: NDArray[Any], header: Header, first: int) -> None:
-        if Path(header.path).suffix.lower() in _TIFF:
-            out[0] = _tifffile().imread(header.path)[::-1]
-        else:
-            super()._fill(out, header, first)
-
-
-_NOTHING_REST = (_NOTHING.voxel, _NOTHING.start, _NOTHING.origin, _NOTHING.axes, 0)
+def _lazy_frames(frames: list[ImageFile | None], shape: tuple[int, int]) -> FileImages:
+    """One image a file; those without a frame read as zeros."""
+    types = {frame.dtype for frame in frames if frame is not None}
+    dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
+    good = [i for i, frame in enumerate(frames) if frame is not None]
+    file = np.full(len(frames), -1, np.int32)
+    file[good] = np.arange(len(good), dtype=np.int32)
+    files = tuple(frame for frame in frames if frame is not None)
+    return FileImages(files, file, np.zeros(len(frames), np.int32), shape, dtype)
 
 
 def write_micrographs(ds: xr.Dataset, star: str | Path) -> None:
@@ -260,10 +211,11 @@ def write_micrographs(ds: xr.Dataset, star: str | Path) -> None:
               if name in ds]  # fmt: skip
     for name in broken:  # a micrograph that could not be fitted: zeros, which every program reads
         ds[name] = (ds[name].dims, np.nan_to_num(ds[name].values, nan=0.0, posinf=0.0, neginf=0.0))
-    rows, optics = to_tables(ds.drop_vars(["usable", "reason"], errors="ignore"), dim="micrograph")
-    rows["cryoflowUsable"] = np.asarray(usable, int)
-    rows["cryoflowReason"] = [str(r).replace('"', "'").replace("\n", " ") or "none" for r in reason]
-    write_star(star, {"optics": optics, "micrographs": rows})
+    reasons = [str(r).replace('"', "'").replace("\n", " ") or "none" for r in reason]
+    ds = ds.drop_vars(["usable", "reason"], errors="ignore").assign(
+        x_cryoflowUsable=("micrograph", np.asarray(usable, int)), x_cryoflowReason=("micrograph", text(reasons))
+    )  # fmt: skip
+    write_star(star, to_blocks(ds, dim="micrograph", block="micrographs", where=where))
 
 
 def read_coordinates(star: str | Path) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from cryoflow.io.address import folder_of
 from cryoflow.io.attach import attach_images
 from cryoflow.io.lazy import CHUNK_BYTES
 from cryoflow.io.mrc import write_stack
-from cryoflow.io.relion import from_tables, split_optics, text, to_tables
+from cryoflow.io.relion import from_tables, split_optics, text, to_blocks
 from cryoflow.io.source import normal
 from cryoflow.io.star import read_star, write_star
 from cryoflow.schema import require, validate
@@ -127,14 +127,19 @@ def _image_numbers(names: pd.Series[Any], star: str) -> tuple[list[str], NDArray
 
 
 def write_particles(
-    ds: xr.Dataset, star: str | Path, *, images: str | Path | None = None, dtype: str = "float32"
+    ds: xr.Dataset, star: str | Path, *, images: str | Path | None = None, dtype: str = "float32", version: str = "3.1"
 ) -> None:
     """Write particles as a STAR file of RELION 3.1, which RELION 3.1 to 5 and cryoSPARC read.
+
+    What came from a STAR file returns as it was: all columns in their order, other blocks, names and numbers of optics
+    groups, the triples of angles that still say the rotation.
 
     Parameters
     ----------
     images : an ``.mrcs`` to write the images to, chunk by chunk, as ``dtype`` (float32 or float16); image names then
         point to it, relative to the STAR file. Without it the Dataset's ``image_name`` is written as it is.
+    version : "3.1", or "3.0" for one table with origins in pixels and the optics in every row (RELION 2 and 3.0, which
+        know no optics groups), or "source" for the form of the file that the Dataset came from.
 
     Raises
     ------
@@ -157,9 +162,9 @@ def write_particles(
         ds = ds.assign(image_name=("particle", text(f"{i:06d}@{name}" for i in range(1, n + 1))))
     else:
         require(ds, where, ["image_name"])
-    rows, optics = to_tables(ds.drop_vars("image", errors="ignore"), dim="particle")
     if "image" in ds:
-        optics["rlnImageSize"] = ds.sizes["x"]
-    if "rlnImageSize" in optics and "rlnImageDimensionality" not in optics:
-        optics["rlnImageDimensionality"] = 2
-    write_star(star, {"optics": optics, "particles": rows})
+        ds = ds.assign(x_optics_rlnImageSize=("optics", np.full(ds.sizes["optics"], ds.sizes["x"])))
+    if "x_optics_rlnImageSize" in ds and "x_optics_rlnImageDimensionality" not in ds:
+        ds = ds.assign(x_optics_rlnImageDimensionality=("optics", np.full(ds.sizes["optics"], 2)))
+    ds = ds.drop_vars("image", errors="ignore")
+    write_star(star, to_blocks(ds, dim="particle", block="particles", version=version, where=where))

@@ -6,7 +6,7 @@ optics in every row (3.0) or in a table of their own (3.1 and later), groups cou
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,90 +14,57 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError
+from cryoflow.io.relion_blocks import join_blocks, split_optics
 from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
 from cryoflow.schema import VARIABLES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["from_tables", "split_optics", "text", "to_tables"]
+__all__ = ["from_tables", "split_optics", "text", "to_blocks", "to_tables"]
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
-# what RELION 3.0 wrote in every row and 3.1 in the table of optics groups
-_OPTICS_30 = (
-    "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnMagnification", "rlnDetectorPixelSize",
-    "rlnPixelSize", "rlnBeamTiltX", "rlnBeamTiltY",
-)  # fmt: skip
 _PIXEL_SIZES = ("rlnImagePixelSize", "rlnPixelSize")
+_BY_MAGNIFICATION = ("rlnDetectorPixelSize", "rlnMagnification")  # micrometres, and times
+_CONVERTED = {"optics_group", "defocus_u", "defocus_v", "defocus_angle", "defocus_turns"}
+_SAME_ROTATION = 1e-6  # of a matrix element: less than the angles' last decimal
 _MAG = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 _TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 _LABELS = {v.star: v.name for v in VARIABLES.values() if v.star and v.dims in (("particle",), ("micrograph",))}
 _OPTICS_LABELS = {v.star: v.name for v in VARIABLES.values() if v.star and v.dims == ("optics",)}
 
 
+# figures that programs leave undefined where a fit failed
+_MAY_BE_MISSING = {"pick_score", "log_likelihood", "max_probability", "ctf_resolution", "ctf_score"}
+_STRINGS = np.dtypes.StringDType()
+
+
 def text(values: Any) -> NDArray[Any]:
     """Text as NumPy's variable-width strings (what Zarr gives back; a name of 100 letters takes 100 bytes, not 400)."""
-    return np.asarray([str(v) for v in values], dtype=np.dtypes.StringDType())
+    if hasattr(values, "to_numpy"):
+        return np.asarray(values.to_numpy()).astype(_STRINGS)
+    return np.asarray([str(v) for v in values], dtype=_STRINGS)
 
 
-def split_optics(blocks: Mapping[str, pd.DataFrame], block: str, where: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows and optics groups of a file of RELION 3.0 (groups are made from equal optics) or 3.1 and later.
-
-    Raises
-    ------
-    FormatError : no table of rows, no rows, or rows of an optics group that is not there.
-    """
-    if "optics" in blocks:
-        rows = blocks.get(block)
-        optics = blocks["optics"].copy()
-        if rows is None:
-            raise FormatError(where, expected=f"a block data_{block}", found=f"blocks {', '.join(blocks)}")
-        if "rlnOpticsGroup" not in optics:
-            raise FormatError(f"{where}, block data_optics", expected="_rlnOpticsGroup", found="no such label")
-        rows = rows.copy(deep=False)
-        if "rlnOpticsGroup" not in rows:
-            if len(optics) > 1:
-                raise FormatError(f"{where}, block data_{block}", expected="_rlnOpticsGroup", found="no such label")
-            rows["rlnOpticsGroup"] = optics.rlnOpticsGroup.iloc[0]
-        unknown = np.flatnonzero(~rows.rlnOpticsGroup.isin(optics.rlnOpticsGroup).to_numpy())
-        if len(unknown):
-            raise FormatError(
-                f"{where}, row {unknown[0] + 1}", expected=f"an optics group of {optics.rlnOpticsGroup.tolist()}",
-                found=f"{rows.rlnOpticsGroup.iloc[unknown[0]]}", remedy="Add the group to data_optics.",
-            )  # fmt: skip
-    else:
-        rows = next((b for b in blocks.values() if "rlnImageName" in b or "rlnMicrographName" in b), None)
-        if rows is None:
-            raise FormatError(
-                where, expected="a table with _rlnImageName or _rlnMicrographName", found=f"blocks {list(blocks)}"
-            )
-        rows, optics = _optics_of_rows(rows.copy(deep=False))
-    if len(rows) == 0:
-        raise FormatError(where, expected="at least one row", found="none", remedy="The selection is empty.")
-    return rows.reset_index(drop=True), optics.reset_index(drop=True)
+def _words(table: pd.DataFrame, label: str, where: str) -> NDArray[Any]:
+    try:
+        return text(table[label])
+    except UnicodeEncodeError:
+        row = next(i for i, word in enumerate(table[label]) if not _is_utf8(str(word)))
+        raise FormatError(f"{where}, row {row + 1}", expected=f"UTF-8 for _{label}", found=repr(table[label].iloc[row]),
+                          remedy="Convert the file, with iconv say.") from None  # fmt: skip
 
 
-def _optics_of_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    import pandas as pd
-
-    labels = [label for label in _OPTICS_30 if label in rows]
-    if labels:
-        groups = rows.groupby(labels, sort=False, dropna=False)
-        rows["rlnOpticsGroup"] = groups.ngroup() + 1
-        optics = rows.loc[~rows.rlnOpticsGroup.duplicated().to_numpy(), labels]
-    else:
-        rows["rlnOpticsGroup"] = 1
-        optics = pd.DataFrame(index=[0])
-    optics["rlnOpticsGroup"] = np.arange(1, len(optics) + 1)
-    optics["rlnOpticsGroupName"] = [f"opticsGroup{i}" for i in range(1, len(optics) + 1)]
-    if "rlnPixelSize" not in optics and {"rlnMagnification", "rlnDetectorPixelSize"} <= set(labels):
-        optics["rlnImagePixelSize"] = optics.rlnDetectorPixelSize * 1e4 / optics.rlnMagnification
-    optics = optics.drop(columns=["rlnMagnification", "rlnDetectorPixelSize"], errors="ignore")
-    return rows.drop(columns=labels), optics
+def _is_utf8(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _number(table: pd.DataFrame, label: str, where: str) -> NDArray[np.float64]:
+def _number(table: pd.DataFrame, label: str, where: str, missing: bool = False) -> NDArray[np.float64]:
     column = table[label]
     if column.dtype.kind in "iufb":
         values = column.to_numpy().astype(np.float64)
@@ -105,7 +72,8 @@ def _number(table: pd.DataFrame, label: str, where: str) -> NDArray[np.float64]:
         import pandas as pd
 
         values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
+        missing = False
+    bad = np.flatnonzero(~np.isfinite(values)) if not missing else ()
     if len(bad):
         raise FormatError(
             f"{where}, row {bad[0] + 1}", expected=f"a number for _{label}", found=repr(column.iloc[bad[0]]),
@@ -114,19 +82,24 @@ def _number(table: pd.DataFrame, label: str, where: str) -> NDArray[np.float64]:
     return values
 
 
-def _whole(table: pd.DataFrame, label: str, where: str) -> NDArray[np.int64]:
-    return np.rint(_number(table, label, where)).astype(np.int64)
+def _whole(table: pd.DataFrame, label: str, where: str) -> NDArray[np.int32] | NDArray[np.int64]:
+    values = _number(table, label, where)
+    bad = np.flatnonzero((np.rint(values) != values) | (np.abs(values) > 2.0**53))
+    if len(bad):
+        raise FormatError(f"{where}, row {bad[0] + 1}", expected=f"a whole number for _{label}",
+                          found=repr(table[label].iloc[bad[0]]))  # fmt: skip
+    return values.astype(np.int32 if len(values) == 0 or np.abs(values).max() < 2**31 else np.int64)
 
 
 def from_tables(rows: pd.DataFrame, optics: pd.DataFrame, *, dim: str, where: str) -> xr.Dataset:
     """A Dataset of schema variables from the two tables; unknown columns are kept as ``x_<label>`` in their order."""
     ds = xr.Dataset(attrs={"star_columns": list(rows.columns), "star_optics_columns": list(optics.columns)})
+    if "star_file" in rows.attrs:
+        ds.attrs["star_file"] = rows.attrs["star_file"]
     _optics(ds, optics, f"{where}, block data_optics")
     index = {int(group): i for i, group in enumerate(_whole(optics, "rlnOpticsGroup", where))}
-    groups = _whole(rows, "rlnOpticsGroup", where)
-    ds["optics_group"] = (dim, np.array([index[int(g)] for g in np.unique(groups)], np.int32)[
-        np.unique(groups, return_inverse=True)[1]
-    ])  # fmt: skip
+    distinct, inverse = np.unique(_whole(rows, "rlnOpticsGroup", where), return_inverse=True)
+    ds["optics_group"] = (dim, np.array([index[int(g)] for g in distinct], np.int32)[inverse])
     taken = {"rlnOpticsGroup"}
     taken |= _pose(ds, rows, dim, where)
     taken |= _defocus(ds, rows, dim, where)
@@ -139,20 +112,20 @@ def from_tables(rows: pd.DataFrame, optics: pd.DataFrame, *, dim: str, where: st
             continue
         name = _LABELS.get(label)
         if name is None:
-            ds[f"x_{label}"] = (dim, _foreign(rows[label]))
+            ds[f"x_{label}"] = (dim, _foreign(rows, label, where))
         elif VARIABLES[name].kind == "U":
-            ds[name] = (dim, text(rows[label]))
+            ds[name] = (dim, _words(rows, label, where))
         elif VARIABLES[name].kind == "iu":
-            ds[name] = (dim, _whole(rows, label, where).astype(np.int32))
+            ds[name] = (dim, _whole(rows, label, where))
         else:
-            ds[name] = (dim, _number(rows, label, where))
+            ds[name] = (dim, _number(rows, label, where, missing=name in _MAY_BE_MISSING))
     if "half" in ds and not set(np.unique(ds.half)) <= {0, 1, 2}:
         raise FormatError(where, expected="_rlnRandomSubset of 0, 1 or 2", found=f"{np.unique(ds.half).tolist()}")
     return ds
 
 
-def _foreign(column: pd.Series[Any]) -> NDArray[Any]:
-    return column.to_numpy() if column.dtype.kind in "iufb" else text(column)
+def _foreign(table: pd.DataFrame, label: str, where: str) -> NDArray[Any]:
+    return table[label].to_numpy() if table[label].dtype.kind in "iufb" else _words(table, label, where)
 
 
 def _optics(ds: xr.Dataset, optics: pd.DataFrame, where: str) -> None:
@@ -160,6 +133,14 @@ def _optics(ds: xr.Dataset, optics: pd.DataFrame, where: str) -> None:
     taken = {"rlnOpticsGroup", pixel}
     if pixel:
         ds["pixel_size"] = ("optics", _number(optics, pixel, where))
+    elif set(_BY_MAGNIFICATION) <= set(optics.columns):
+        detector, magnification = (_number(optics, label, where) for label in _BY_MAGNIFICATION)
+        if (magnification <= 0).any():
+            raise FormatError(where, expected="_rlnMagnification above 0", found=f"{magnification.min():g}")
+        ds["pixel_size"] = ("optics", detector * 1e4 / magnification)
+    number = _whole(optics, "rlnOpticsGroup", where)
+    if (number != np.arange(1, len(number) + 1)).any():
+        ds["x_optics_rlnOpticsGroup"] = ("optics", number)
     if "rlnMicrographPixelSize" not in optics and "rlnMicrographOriginalPixelSize" in optics:
         ds["micrograph_pixel_size"] = ("optics", _number(optics, "rlnMicrographOriginalPixelSize", where))
     for name, labels, shape in (("beam_tilt", _TILT, ("xy",)), ("magnification", _MAG, ("row2", "col2"))):
@@ -176,10 +157,10 @@ def _optics(ds: xr.Dataset, optics: pd.DataFrame, where: str) -> None:
             continue
         known = _OPTICS_LABELS.get(label)
         if known is None:
-            ds[f"x_optics_{label}"] = ("optics", _foreign(optics[label]))
+            ds[f"x_optics_{label}"] = ("optics", _foreign(optics, label, where))
         else:
             is_text = VARIABLES[known].kind == "U"
-            ds[known] = ("optics", text(optics[label]) if is_text else _number(optics, label, where))
+            ds[known] = ("optics", _words(optics, label, where) if is_text else _number(optics, label, where))
 
 
 def _coefficients(column: pd.Series[Any], where: str) -> NDArray[np.float64]:
@@ -199,6 +180,8 @@ def _pose(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[str]:
     if {"rlnAngleRot", "rlnAngleTilt"} <= set(rows.columns):  # psi alone is a hint of a picker, not a pose
         angles = [_number(rows, a, where) if a in rows else np.zeros(len(rows)) for a in _ANGLES]
         ds["rotation"] = ((dim, "row", "col"), euler_to_matrix(*angles))
+        if not _usual(*angles):
+            ds["source_angles"] = ((dim, "angle"), np.stack(angles, axis=1))
         taken |= set(_ANGLES)
     for labels, in_pixels in ((("rlnOriginXAngst", "rlnOriginYAngst"), False), (("rlnOriginX", "rlnOriginY"), True)):
         if set(labels) <= set(rows.columns) and "shift" not in ds:
@@ -213,6 +196,23 @@ def _pose(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[str]:
     return taken
 
 
+def _usual(rot: NDArray[np.float64], tilt: NDArray[np.float64], psi: NDArray[np.float64]) -> bool:
+    """Whether all triples are those that ``matrix_to_euler`` gives."""
+    turned = any(bool((a <= -180).any() or (a > 180).any()) for a in (rot, psi))
+    return not turned and bool((tilt > 1e-3).all() and (tilt < 180 - 1e-3).all())
+
+
+def _angles(ds: xr.Dataset) -> NDArray[np.float64]:
+    """(rot, tilt, psi) of the rotations: the source's own where they still say the same rotation."""
+    rotation = ds["rotation"].values
+    angles: NDArray[np.float64] = matrix_to_euler(rotation)
+    if "source_angles" in ds:
+        source = ds["source_angles"].values
+        same = np.abs(euler_to_matrix(*source.T) - rotation).max(axis=(-2, -1)) < _SAME_ROTATION
+        angles = np.where(same[:, None], source, angles)
+    return angles
+
+
 def _defocus(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[str]:
     if "rlnDefocusU" not in rows:
         return set()
@@ -220,11 +220,24 @@ def _defocus(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[st
     v = _number(rows, "rlnDefocusV", where) if "rlnDefocusV" in rows else u.copy()
     angle = _number(rows, "rlnDefocusAngle", where) if "rlnDefocusAngle" in rows else np.zeros(len(rows))
     swapped = u < v  # the same astigmatism, with u the larger
-    u, v, angle = np.where(swapped, v, u), np.where(swapped, u, v), np.where(swapped, angle + 90, angle)
-    outside = (angle <= -90) | (angle > 90)
-    ds["defocus_u"], ds["defocus_v"] = (dim, u), (dim, v)
-    ds["defocus_angle"] = (dim, np.where(outside, 90 - (90 - angle) % 180, angle))
+    inside = angle - 90.0 * swapped
+    inside -= 180 * np.ceil((inside - 90) / 180)
+    turns = np.rint((angle - inside) / 90)
+    ds["defocus_u"], ds["defocus_v"] = (dim, np.where(swapped, v, u)), (dim, np.where(swapped, u, v))
+    ds["defocus_angle"] = (dim, inside)
+    if turns.any():
+        ds["defocus_turns"] = (dim, np.clip(turns, -128, 127).astype(np.int8))
     return set(_DEFOCUS)
+
+
+def _source_defocus(ds: xr.Dataset) -> dict[str, NDArray[np.float64]]:
+    """Defoci and angle in the source's form: the same astigmatism, however they were edited."""
+    u, v, angle = (ds[name].values for name in ("defocus_u", "defocus_v", "defocus_angle"))
+    if "defocus_turns" in ds:
+        turns = np.nan_to_num(ds["defocus_turns"].values)
+        odd = turns % 2 == 1
+        u, v, angle = np.where(odd, v, u), np.where(odd, u, v), angle + 90.0 * turns
+    return dict(zip(_DEFOCUS, (u, v, angle), strict=True))
 
 
 def to_tables(ds: xr.Dataset, *, dim: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -232,40 +245,79 @@ def to_tables(ds: xr.Dataset, *, dim: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     import pandas as pd
 
     rows: dict[str, Any] = {}
+    exact: list[str] = []
     n = ds.sizes[dim]
     for name, array in ds.variables.items():
-        if array.dims == (dim,) and name != "optics_group":
+        if array.dims == (dim,) and name not in _CONVERTED:
             label = _label(name, "x_")
             if label is not None and label not in rows:
                 rows[label] = _values(array)
+                exact += [label] * str(name).startswith("x_")
     if "rotation" in ds:
-        rows |= dict(zip(_ANGLES, np.moveaxis(matrix_to_euler(ds["rotation"].values), -1, 0), strict=True))
+        rows |= dict(zip(_ANGLES, np.moveaxis(_angles(ds), -1, 0), strict=True))
     for name, labels in (("shift", ("rlnOriginXAngst", "rlnOriginYAngst")),
                          ("coordinate", ("rlnCoordinateX", "rlnCoordinateY"))):  # fmt: skip
         if name in ds:
             rows |= dict(zip(labels, ds[name].values.T, strict=True))
     if "defocus_u" in ds:
-        rows["rlnDefocusU"], rows["rlnDefocusV"] = ds.defocus_u.values, ds.defocus_v.values
-        rows["rlnDefocusAngle"] = ds.defocus_angle.values
-    rows["rlnOpticsGroup"] = ds["optics_group"].values + 1 if "optics_group" in ds else np.ones(n, np.int64)
+        rows |= _source_defocus(ds)
     groups = ds.sizes.get("optics", 1)
-    optics: dict[str, Any] = {"rlnOpticsGroupName": [f"opticsGroup{i + 1}" for i in range(groups)]}
-    optics["rlnOpticsGroup"] = np.arange(1, groups + 1)
+    number = np.arange(1, groups + 1)
+    if "x_optics_rlnOpticsGroup" in ds:
+        kept = ds["x_optics_rlnOpticsGroup"].values
+        if kept.dtype.kind in "iu" and len(np.unique(kept)) == groups:  # not so after a careless merge
+            number = kept
+    rows["rlnOpticsGroup"] = number[ds["optics_group"].values] if "optics_group" in ds else np.full(n, number[0])
+    optics: dict[str, Any] = {"rlnOpticsGroupName": [f"opticsGroup{i}" for i in number], "rlnOpticsGroup": number}
     for name, array in ds.variables.items():
-        if array.dims == ("optics",):
+        if array.dims == ("optics",) and name != "x_optics_rlnOpticsGroup":
             label = _label(name, "x_optics_")
             if label is not None:
                 optics[label] = _values(array)
+    _settle_pixel_sizes(optics, ds, dim)
     for name, columns in (("beam_tilt", _TILT), ("magnification", _MAG)):
         if name in ds:
             optics |= dict(zip(columns, ds[name].values.reshape(groups, -1).T, strict=True))
     for name, label in (("odd_zernike", "rlnOddZernike"), ("even_zernike", "rlnEvenZernike")):
         if name in ds:
             optics[label] = ["[" + ",".join(f"{x:.12g}" for x in row) + "]" for row in ds[name].values]
-    return (
-        pd.DataFrame(_ordered(rows, ds.attrs.get("star_columns", ()))),
+    tables = (
+        pd.DataFrame(_ordered(rows, ds.attrs.get("star_columns", ())), copy=False),
         pd.DataFrame(_ordered(optics, ds.attrs.get("star_optics_columns", ()))),
     )
+    tables[0].attrs["exact"], tables[1].attrs["exact"] = exact, True
+    return tables
+
+
+def _settle_pixel_sizes(optics: dict[str, Any], ds: xr.Dataset, dim: str) -> None:
+    """Leave out what was read from another column, and let the detector's pixel follow the image's."""
+    original, source = optics.get("rlnMicrographOriginalPixelSize"), ds.attrs.get("star_optics_columns", ())
+    derived = dim == "particle" and original is not None and "rlnMicrographPixelSize" not in source
+    if derived and np.array_equal(optics.get("rlnMicrographPixelSize", ()), original):
+        del optics["rlnMicrographPixelSize"]
+    if set(_BY_MAGNIFICATION) <= set(optics) and "pixel_size" in ds:
+        detector, times = (optics[label] for label in _BY_MAGNIFICATION)
+        pixel = ds["pixel_size"].values
+        if (np.abs(detector * 1e4 / times - pixel) > 1e-6 * pixel).any():
+            optics["rlnDetectorPixelSize"] = pixel * times / 1e4
+
+
+def to_blocks(
+    ds: xr.Dataset, *, dim: str, block: str, version: str = "3.1", where: str = "to_blocks"
+) -> dict[str, pd.DataFrame]:
+    """All blocks of a file for ``ds``: rows, optics, and what else its source file held, in the source's order.
+
+    Parameters
+    ----------
+    block : name of the block of rows, "particles" say.
+    version : "3.1" (which RELION 3.1 to 5 read), "3.0" (one table, origins in pixels), or "source".
+
+    Raises
+    ------
+    ParameterError : another version.
+    """
+    rows, optics = to_tables(ds, dim=dim)
+    return join_blocks(rows, optics, ds.attrs.get("star_file", {}), block=block, form=version, where=where)
 
 
 def _label(name: Hashable, prefix: str) -> str | None:
@@ -276,8 +328,10 @@ def _label(name: Hashable, prefix: str) -> str | None:
 
 
 def _values(array: xr.Variable) -> Any:
+    import pandas as pd
+
     values = array.values
-    return [str(v) for v in values] if values.dtype.kind in "TUO" else values
+    return pd.Series(values.astype(object), dtype=object) if values.dtype.kind in "TUO" else values
 
 
 def _ordered(columns: dict[str, Any], order: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cryoflow.io.files import atomic
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["is_text", "write_star"]
+__all__ = ["is_text", "star_bytes", "write_star"]
 
 VERSION = 30001  # what RELION 3.1 writes above each block, and all later ones read
 # text that must be quoted: empty, with blanks, or starting like something else of the format
@@ -52,29 +52,34 @@ def write_star(path: str | Path, blocks: Mapping[str, pd.DataFrame | Mapping[str
     >>> star.read_text().split()[3:]
     ['data_general', '_rlnImageSizeX', '3838', '_rlnMicrographMovieName', '"a', 'movie.tif"']
     """
+    with atomic(path) as partial, partial.open("wb") as file:
+        for piece in star_bytes(blocks, str(path)):
+            file.write(piece)
+
+
+def star_bytes(blocks: Mapping[str, pd.DataFrame | Mapping[str, Any]], where: str) -> Iterator[bytes]:
+    """The file of ``blocks`` piece by piece, as ``write_star`` writes it."""
     import pandas as pd
 
-    with atomic(path) as partial, partial.open("wb") as file:
-        for name, block in blocks.items():
-            attrs = block.attrs if isinstance(block, pd.DataFrame) else {}
-            version = int(attrs.get("version", VERSION))
-            above = [*attrs.get("comments", ()), *([f"# version {version}"] if version else [])]
-            head = "".join(f"{line}\n" for line in above) + ("\n" if above else "")
-            file.write(f"\n{head}data_{_name(name, path)}\n\n".encode("utf-8", "surrogateescape"))
-            if isinstance(block, pd.DataFrame) and not attrs.get("list"):
-                for piece in _loop(block, str(path)):
-                    file.write(piece)
-            else:
-                items = block.iloc[0].items() if isinstance(block, pd.DataFrame) else block.items()
-                for label, value in items:
-                    word = quote(_plain(value), f"{path}, {label}", is_text(str(label)))
-                    file.write(f"_{_name(str(label), path):<40} {word}\n".encode("utf-8", "surrogateescape"))
-            file.write(b"\n")
+    for name, block in blocks.items():
+        attrs = block.attrs if isinstance(block, pd.DataFrame) else {}
+        version = int(attrs.get("version", VERSION))
+        above = [*attrs.get("comments", ()), *([f"# version {version}"] if version else [])]
+        head = "".join(f"{line}\n" for line in above) + ("\n" if above else "")
+        yield f"\n{head}data_{_name(name, where)}\n\n".encode("utf-8", "surrogateescape")
+        if isinstance(block, pd.DataFrame) and not attrs.get("list"):
+            yield from _loop(block, where)
+        else:
+            items = block.iloc[0].items() if isinstance(block, pd.DataFrame) else block.items()
+            for label, value in items:
+                word = quote(_plain(value), f"{where}, {label}", is_text(str(label)))
+                yield f"_{_name(str(label), where):<40} {word}\n".encode("utf-8", "surrogateescape")
+        yield b"\n"
 
 
-def _name(name: str, path: str | Path) -> str:
+def _name(name: str, where: str) -> str:
     if re.search(r"\s", name):
-        raise FormatError(str(path), expected="block names and labels without blanks", found=repr(name))
+        raise FormatError(where, expected="block names and labels without blanks", found=repr(name))
     return name
 
 
