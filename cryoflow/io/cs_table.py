@@ -1,13 +1,15 @@
 """A table of cryoSPARC as variables of the schema and back, so that what was not touched returns bit by bit.
 
-A field that its conversion does not reproduce exactly, or that has none, is kept as ``x_cs_<group>__<name>``. On the
+A field that its conversion does not reproduce exactly, or that has none, is kept as ``x_cs_<group>__<name>``; one of
+two to 16 numbers a row as ``x_cs_<group>__<name>__0`` and so on, columns like any other, which STAR holds too. On the
 way back a row whose variable still says what the kept field says gets the kept bytes. What no field of cryoSPARC can
 hold goes into fields ``cryoflow/<variable>``, which cryoSPARC does not look at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,15 @@ from cryoflow.io.cs_file import Columns, describe_fields
 from cryoflow.io.cs_optics import read_optics, write_optics
 from cryoflow.schema import VARIABLES
 
-__all__ = ["KEPT", "UID", "field_of", "from_columns", "to_columns", "variable_of"]
+__all__ = ["KEPT", "UID", "field_of", "from_columns", "gather", "to_columns", "variable_of"]
 
 KEPT = "x_cs_"
 UID = "x_ucsfUid"  # the label under which pyem keeps uid in STAR files
 _EXTRA = "cryoflow/"
-_TOLERANCE = 1e-10  # a variable this near (relative) to what its kept field says was not touched
+_IMAGES = ("image", "micrograph", "power_spectrum")  # which lie in files of their own
+_COMPONENTS = 16
+_COMPONENT = re.compile(r"(x_cs_.+)__(\d{1,2})")
+TOLERANCE = 1e-10
 
 
 def variable_of(field: str) -> str:
@@ -73,7 +78,7 @@ def from_columns(cs: Columns, *, dim: str, where: str) -> xr.Dataset:
         kept |= {f: None for f in link.fields if not _same(rebuilt[f], cs[f])}
     for field, column in cs.items():
         if field in kept or (field not in taken and field != "uid" and not field.startswith(_EXTRA)):
-            ds[variable_of(field)] = _variable(cs, field, dim, where)
+            _keep(ds, cs, field, dim, where)
         elif field.startswith(_EXTRA) and field not in taken:
             name = field.removeprefix(_EXTRA)
             dims = VARIABLES[name].dims[1:] if name in VARIABLES else None
@@ -81,6 +86,34 @@ def from_columns(cs: Columns, *, dim: str, where: str) -> xr.Dataset:
     ds[UID] = (dim, _native(cs["uid"]))
     ds.attrs["cs_fields"] = describe_fields(cs)
     return ds
+
+
+def _keep(ds: xr.Dataset, cs: Columns, field: str, dim: str, where: str) -> None:
+    column = cs[field]
+    if column.ndim == 2 and column.shape[1] <= _COMPONENTS and column.dtype.kind not in "SU":
+        for i in range(column.shape[1]):
+            ds[f"{variable_of(field)}__{i}"] = (dim, _native(column[:, i]))
+    else:
+        ds[variable_of(field)] = _variable(cs, field, dim, where)
+
+
+def gather(ds: xr.Dataset, dim: str, template: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """The fields that ``x_cs_`` variables keep, text as bytes; components are put together again."""
+    kept: dict[str, NDArray[Any]] = {}
+    parts: dict[str, dict[int, NDArray[Any]]] = {}
+    for name, array in ds.variables.items():
+        if not str(name).startswith(KEPT) or array.dims[:1] != (dim,):
+            continue
+        values = _plain(array.values, str(name), "x_cs_ variables") if array.dtype.kind in "TUO" else array.values
+        component = _COMPONENT.fullmatch(str(name))
+        if component and field_of(str(name)) not in template:
+            parts.setdefault(field_of(component[1]), {})[int(component[2])] = values
+        else:
+            kept[field_of(str(name))] = values
+    for field, found in parts.items():
+        if sorted(found) == list(range(len(found))):  # not where a table program dropped one
+            kept[field] = np.stack([found[i] for i in range(len(found))], axis=1)
+    return kept
 
 
 def _same(rebuilt: NDArray[Any], column: NDArray[Any]) -> bool:
@@ -108,7 +141,7 @@ def _variable(cs: Columns, field: str, dim: str, where: str, dims: tuple[str, ..
 
 def to_columns(
     ds: xr.Dataset, uid: NDArray[np.uint64], kept: Mapping[str, NDArray[Any]], *, dim: str,
-    template: Mapping[str, np.dtype[Any]], where: str,
+    template: Mapping[str, np.dtype[Any]], where: str, tolerance: float = TOLERANCE,
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
     """Columns of cryoSPARC for ``ds``.
 
@@ -117,13 +150,14 @@ def to_columns(
     uid : of each row.
     kept : fields as the source had them, row by row; they stand where nothing was changed.
     template : type of each field of the source, in its order.
+    tolerance : a variable this near (relative) to what its kept field says was not changed.
     """
     written: dict[str, NDArray[Any]] = dict(write_optics(ds, dim, tuple(template)))
-    variables = {str(n): a.values for n, a in ds.variables.items() if a.dims[:1] == (dim,) and n != "image"}
+    variables = {str(n): a.values for n, a in ds.variables.items() if a.dims[:1] == (dim,) and n not in _IMAGES}
     links = _choose(dim, set(variables), set(template) | set(kept))
     context = complete(dict(kept), variables, written, uid, {f for link in links for f in link.fields}, template)
     for field in set(written) & set(kept):  # what an optics group says, where it is what the source said
-        same = _near(kept[field].astype(np.float64), np.asarray(written[field], np.float64), _TOLERANCE)
+        same = _near(kept[field].astype(np.float64), np.asarray(written[field], np.float64), tolerance)
         written[field] = np.where(_rows(same, written[field]), kept[field], written[field])
     extras: dict[str, NDArray[Any]] = {}
     for link in links:
@@ -132,11 +166,14 @@ def to_columns(
             continue
         mine = {v: variables[v] for v in link.variables}
         out = {f: _cast(v, _type(f, v, template), f, where) for f, v in link.write(mine, context).items()}
-        out = _restore(link, out, mine, context, kept, where)
+        out = _restore(link, out, mine, context, kept, where, tolerance)
         written |= out
         back = link.read({**context, **out}, where)
-        extras |= {v: a for v, a in mine.items() if not _near(back[v], a, 2e-6).all()}
+        lossless = {"image_name"}  # but for the zeros before its number
+        extras |= {v: a for v, a in mine.items() if v not in lossless and not _near(back[v], a, 2e-6).all()}
     linked = {v for link in links for v in link.variables} | {"optics_group", "particle_id", UID}
+    if "usable" in variables and variables["usable"].all():
+        linked |= {"usable", "reason"}
     extras |= {n: a for n, a in variables.items() if n not in linked and not n.startswith(KEPT)}
     columns = {**context, **written, **{_EXTRA + n: _plain(a, n, where) for n, a in extras.items()}, "uid": uid}
     order = [f for f in template if f in columns]
@@ -160,8 +197,9 @@ def _choose(dim: str, variables: set[str], fields: set[str]) -> list[Link]:
 
 
 def _restore(
-    link: Link, out: dict[str, NDArray[Any]], mine: dict[str, NDArray[Any]], context: Columns, kept: Columns, where: str
-) -> dict[str, NDArray[Any]]:
+    link: Link, out: dict[str, NDArray[Any]], mine: dict[str, NDArray[Any]], context: Columns, kept: Columns,
+    where: str, tolerance: float,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
     """``out`` with the source's bytes in the rows where the variables still say the same."""
     source = {f: kept[f] for f in link.fields if f in kept}
     if not source:
@@ -170,7 +208,7 @@ def _restore(
         said = link.read({**context, **out, **source}, where)
     except FormatError:
         return out
-    same = np.logical_and.reduce([_near(said[v], mine[v], _TOLERANCE) for v in link.variables])
+    same = np.logical_and.reduce([_near(said[v], mine[v], tolerance) for v in link.variables])
     return {f: np.where(_rows(same, a), source[f].astype(a.dtype), a) if f in source else a for f, a in out.items()}
 
 
@@ -191,7 +229,8 @@ def _type(field: str, values: NDArray[Any], template: Mapping[str, np.dtype[Any]
     known = template[field].base if field in template else default_dtype(field)
     if values.dtype.kind == "T" or (known is not None and known.kind in "SU"):
         kind, width = ("S", 1) if known is None else (known.kind, known.itemsize // (4 if known.kind == "U" else 1))
-        longest = max((len(str(v) if kind == "U" else _encode(v)) for v in values.tolist()), default=1)
+        raw = [_encode(v) for v in values.tolist()]
+        longest = max((len(v.decode() if kind == "U" else v) for v in raw), default=1)
         return np.dtype(f"{kind}{max(width, longest, 1)}")
     return known or _plain(values, field, "").dtype
 
@@ -226,5 +265,8 @@ def _cast(values: NDArray[Any], dtype: np.dtype[Any], field: str, where: str) ->
             raise ParameterError(f"{where}, field {field}", expected=f"whole numbers that {dtype} holds",
                                  found=f"{values.min()} to {values.max()}")  # fmt: skip
         values = np.rint(values) if values.dtype.kind == "f" else values
-    with np.errstate(over="ignore"):
-        return values.astype(dtype)
+    try:
+        with np.errstate(over="ignore"):
+            return values.astype(dtype)
+    except ValueError as error:
+        raise ParameterError(f"{where}, field {field}", expected=f"{dtype}", found=f"{error}"[:200]) from None

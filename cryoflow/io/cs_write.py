@@ -13,7 +13,7 @@ from cryoflow.errors import ParameterError
 from cryoflow.io.cs_defaults import digests
 from cryoflow.io.cs_fields import factorize
 from cryoflow.io.cs_file import Columns, field_dtype, write_cs
-from cryoflow.io.cs_table import KEPT, UID, field_of, to_columns
+from cryoflow.io.cs_table import TOLERANCE, UID, gather, to_columns
 from cryoflow.io.csg import join, read_columns, write_csg
 from cryoflow.io.mrc import write_stack
 from cryoflow.io.relion import text
@@ -22,6 +22,7 @@ from cryoflow.schema import require, validate
 
 __all__ = ["CONTRAST", "write_cryosparc"]
 
+_TEXT = 2e-6  # what six decimals leave of a number
 CONTRAST = {-1.0: "dark", 1.0: "bright"}  # blob/sign: what the images are multiplied by to make particles bright
 
 
@@ -82,9 +83,11 @@ def write_cryosparc(
         ds = _absolute(ds, dim, where)
     uid = _uids(ds, dim, new_uids, where)
     kept, template = _kept(ds, dim)
+    tolerance = TOLERANCE
     if original is not None:
         source = read_columns(original)
         kept, template = _of_original(source, uid, normal(original)), {f: _dtype(c) for f, c in source.items()}
+        tolerance = _TEXT
     if dim == "particle" and ("image_name" in ds or "blob/shape" in kept):
         _blob(ds, kept, rows, box, sign, images is not None, where)
     if micrograph_shape is not None and "location/micrograph_shape" not in kept:
@@ -93,7 +96,7 @@ def write_cryosparc(
         flipped = ds["coordinate"].values.astype(np.float64)
         flipped[:, 1] = kept["location/micrograph_shape"][:, 0] - 1.0 - flipped[:, 1]
         ds = ds.assign(coordinate=(ds["coordinate"].dims, flipped))
-    columns = to_columns(ds, uid, kept, dim=dim, template=template, where=where)
+    columns = to_columns(ds, uid, kept, dim=dim, template=template, where=where, tolerance=tolerance)
     write_cs(target, columns)
     title = group or ("particles" if dim == "particle" else "exposures")
     write_csg(target.with_suffix(".csg"), columns, target.name, dim=dim, name=title)
@@ -110,10 +113,10 @@ def _absolute(ds: xr.Dataset, dim: str, where: str) -> xr.Dataset:
 
 def _uids(ds: xr.Dataset, dim: str, new: bool, where: str) -> NDArray[np.uint64]:
     """The uids that rows brought from cryoSPARC, or new ones from the names of images."""
-    known = ds[UID].values if UID in ds else None
+    known = _numbers(ds[UID].values, where) if UID in ds else None
     if known is None and "particle_id" in ds and ds["particle_id"].dtype == np.uint64:
         known = ds["particle_id"].values
-    if known is None or new or known.dtype.kind not in "iu":
+    if known is None or new:
         names = ds["image_name"] if "image_name" in ds else ds.get("micrograph_name")
         texts = [str(n) for n in names.values.tolist()] if names is not None else [""] * ds.sizes[dim]
         marks = [f"{n}\0{u}" for n, u in zip(texts, known.tolist(), strict=True)] if known is not None else texts
@@ -130,22 +133,22 @@ def _uids(ds: xr.Dataset, dim: str, new: bool, where: str) -> NDArray[np.uint64]
     return np.asarray(uid)
 
 
+def _numbers(values: NDArray[Any], where: str) -> NDArray[np.uint64]:
+    """uids that went through text: exact, whatever their size."""
+    try:
+        exact = [int(v) for v in values.tolist()]
+        return np.array(exact, np.uint64) if min(exact) >= 0 else np.array(exact, np.int64).astype(np.uint64)
+    except (ValueError, OverflowError) as error:
+        raise ParameterError(where, expected="uids: whole numbers of 64 bits", found=f"{error}"[:200]) from None
+
+
 def _kept(ds: xr.Dataset, dim: str) -> tuple[dict[str, NDArray[Any]], dict[str, np.dtype[Any]]]:
     """What ``x_cs_`` variables keep of the source, and the types of all its fields in their order."""
     template = {}
     for line in ds.attrs.get("cs_fields", ()):
         field, kind, *shape = str(line).split(" ")
         template[field] = field_dtype(field, kind, [int(n) for n in shape], "attrs['cs_fields']")
-    kept = {}
-    for name, array in ds.variables.items():
-        if str(name).startswith(KEPT) and array.dims[0] == dim:
-            values = array.values
-            kept[field_of(str(name))] = _bytes_of(values) if values.dtype.kind in "TUO" else values
-    return kept, template
-
-
-def _bytes_of(values: NDArray[Any]) -> NDArray[np.bytes_]:
-    return np.array([str(v).encode() for v in values.tolist()] or [b""], np.bytes_)
+    return gather(ds, dim, template), template
 
 
 def _dtype(column: NDArray[Any]) -> np.dtype[Any]:
