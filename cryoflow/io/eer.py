@@ -238,7 +238,7 @@ def open_eer(
     ----------
     frames_per_fraction : frames a fraction (RELION's grouping); frames that remain are left out. Default: 1.
     fractions : or how many fractions of (nearly) equal length; no frame is left out.
-    upsampling : samples a pixel and axis: 1 (4k), 2 (8k) or 4 (16k) where the detector tells the place in a pixel.
+    upsampling : samples a pixel and axis: 1 (4k), 2 (8k) or 4 (16k), as finely as the detector tells the place.
     check_size : False opens the frames before the first damaged one.
 
     Raises
@@ -251,9 +251,9 @@ def open_eer(
     where, frames = f"open_eer({source.address})", header.frames
     if frames_per_fraction is not None and fractions is not None:
         raise ParameterError(where, expected="frames_per_fraction or fractions", found="both")
-    if upsampling not in (1, 2, 4) or upsampling.bit_length() - 1 > min(header.bits[1:]):
-        raise ParameterError(where, expected=f"upsampling 1, 2 or 4 within {1 << min(header.bits[1:])}",
-                             found=f"{upsampling}")  # fmt: skip
+    finest = 1 << min(header.bits[1:])
+    if not 1 <= upsampling <= finest or upsampling & (upsampling - 1):
+        raise ParameterError(where, expected=f"upsampling by a power of two up to {finest}", found=f"{upsampling}")
     number = fractions if fractions is not None else frames // max(1, frames_per_fraction or 1)
     if not 1 <= number <= frames or (frames_per_fraction or 1) < 1:
         raise ParameterError(where, expected=f"1 to {frames} fractions, as there are {frames} frames",

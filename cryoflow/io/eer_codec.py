@@ -31,7 +31,7 @@ def add_frame(
     while position < pixels:
         if at + skip_bits > last:
             return position
-        skip = _bits(data, at, skip_bits)
+        skip: int = _bits(data, at, skip_bits)
         at += skip_bits
         position += skip
         if skip == most:
@@ -57,4 +57,4 @@ def _bits(data: NDArray[np.uint8], at: int, count: int) -> int:
     for i in range(3):
         if byte + i < len(data):
             value |= int(data[byte + i]) << (8 * i)
-    return (value >> (at & 7)) & ((1 << count) - 1)
+    return int((value >> (at & 7)) & ((1 << count) - 1))

@@ -101,7 +101,7 @@ def open_hdf(address: str | Path, *, check_size: bool = True) -> HdfImages:
                               remedy="Write each volume to a file of its own.")  # fmt: skip
         rendered = _rendered(node) is not None
         shape = data.shape if volume else (total, *_two_dimensional(data))
-        voxel = (_real(node.attrs.get(f"EMAN.apix_{axis}")) for axis in "xyz")
+        voxel = (round(_real(node.attrs.get(f"EMAN.apix_{axis}")), 6) for axis in "xyz")
         dtype = np.dtype(np.float32) if rendered else data.dtype.newbyteorder("=")
         return HdfImages(source, shape, dtype, tuple(voxel), volume)  # type: ignore[arg-type]
 

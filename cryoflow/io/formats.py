@@ -58,6 +58,16 @@ FORMATS: tuple[Format, ...] = (
            "cryoflow.io.sniff:cryosparc_particles",
            "cryoflow.io.cryosparc:read_cryosparc", "cryoflow.io.cryosparc:write_cryosparc"),
     # images ----------------------------------------------------------------------------------------------------------
+    Format("eer", "EER movie (Thermo Fisher)", "movies", (".eer",), "cryoflow.io.sniff:eer",
+           "cryoflow.io.image_stack:open_movie"),
+    Format("tiff", "TIFF images", "images", (".tif", ".tiff"), "cryoflow.io.sniff:tiff",
+           "cryoflow.io.image_stack:open_images_or_map"),
+    Format("eman-hdf", "EMAN2 images or volume (HDF5)", "images", (".hdf", ".hdf5", ".h5"), "cryoflow.io.sniff:hdf5",
+           "cryoflow.io.image_stack:open_images_or_map", "cryoflow.io.image_stack:write_hdf_images"),
+    Format("imagic", "IMAGIC images or volume (.hed and .img)", "images", (".hed", ".img"), "cryoflow.io.sniff:imagic",
+           "cryoflow.io.image_stack:open_images_or_map", "cryoflow.io.image_stack:write_imagic_images"),
+    Format("spider", "SPIDER images or volume", "images", (".spi", ".dat"), "cryoflow.io.sniff:spider",
+           "cryoflow.io.image_stack:open_images_or_map", "cryoflow.io.image_stack:write_spider_images"),
     Format("mrc", "MRC map or stack", "map", (".mrc", ".map", ".ccp4", ".mrcs", ".st", ".rec", ".ali"),
            "cryoflow.io.sniff:mrc", "cryoflow.io.mrc:read_map", "cryoflow.io.mrc:write_map"),
 )  # fmt: skip

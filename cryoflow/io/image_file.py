@@ -45,10 +45,20 @@ class ImageFile(Protocol):
 
 # (suffixes, "module:function") of what opens them: ``(address, *, check_size=True) -> ImageFile``
 OPENERS: tuple[tuple[frozenset[str], str], ...] = (
-    (frozenset({".mrc", ".mrcs", ".map", ".ccp4", ".st", ".rec", ".ali"}), "cryoflow.io.mrc:read_header"),
+    (frozenset({".mrc", ".mrcs", ".map", ".ccp4", ".st", ".rec", ".ali"}), "cryoflow.io.mrc_header:read_header"),
+    (frozenset({".tif", ".tiff"}), "cryoflow.io.tiff:open_tiff"),
+    (frozenset({".eer"}), "cryoflow.io.eer:open_eer"),
+    (frozenset({".hed", ".img"}), "cryoflow.io.imagic:open_imagic"),
+    (frozenset({".hdf", ".hdf5", ".h5"}), "cryoflow.io.eman_hdf:open_hdf"),
+    (frozenset({".spi"}), "cryoflow.io.spider:open_spider"),
 )
-# for names of no known suffix: (function of formats' sniffing, opener)
-SNIFFERS: tuple[tuple[str, str], ...] = (("cryoflow.io.sniff:mrc", "cryoflow.io.mrc:read_header"),)
+# for names of no known suffix: (function of formats' sniffing, opener); what has a magic number before what has none
+SNIFFERS: tuple[tuple[str, str], ...] = (
+    ("cryoflow.io.sniff:tiff", "cryoflow.io.tiff:open_tiff"),
+    ("cryoflow.io.sniff:hdf5", "cryoflow.io.eman_hdf:open_hdf"),
+    ("cryoflow.io.sniff:spider", "cryoflow.io.spider:open_spider"),
+    ("cryoflow.io.sniff:mrc", "cryoflow.io.mrc_header:read_header"),
+)
 
 
 def open_image_file(address: str | Path, *, check_size: bool = True) -> ImageFile:

@@ -138,7 +138,8 @@ def open_imagic(address: str | Path, *, check_size: bool = True) -> RawImages:
     source = open_source(pair(address)[1])
     image = header.rows * header.columns * header.stored.itemsize
     check_whole(source, offset=0, stride=image, sections=header.sections, check_size=check_size, what="image")
-    return RawImages(source, (header.sections, header.rows, header.columns), header.stored, 0, image)
+    shape = (header.sections, header.rows, header.columns)
+    return RawImages(source, shape, header.stored, 0, image, volume=header.sections_a_volume == header.sections > 1)
 
 
 def write_imagic(path: str | Path, images: ArrayLike | xr.DataArray, *, volume: bool = False) -> None:

@@ -153,7 +153,7 @@ def _fei_record(record: Any, names: list[str]) -> dict[str, Any]:
         value = value.split(b"\0")[0].decode("latin-1").strip() if isinstance(value, bytes) else value
         ours, factor = _NAMES.get(name, (name, 1.0))
         found[ours] = value if isinstance(value, str | bool) or factor == 1.0 else value * factor
-        if name == "Timestamp" and 0 < value < 1e6:  # days, as OLE counts them
+        if name == "Timestamp" and isinstance(value, float) and 0 < value < 1e6:  # days, as OLE counts them
             found["time"] = (datetime(1899, 12, 30) + timedelta(days=value)).isoformat(timespec="milliseconds")
     return found
 

@@ -112,7 +112,8 @@ def read_header(path: str | Path, *, check_size: bool = True, signed: bool | Non
     axes = struct.unpack(f"{order}3i", raw[64:76])
     axes = axes if sorted(axes) == [1, 2, 3] else (1, 2, 3)  # some old programs leave zeros
     space_group, extended = struct.unpack(f"{order}2i", raw[88:96])
-    kind, told, packed = _bytes(mode, *struct.unpack(f"{order}2i", raw[152:160]), signed)
+    stamp, flags = struct.unpack(f"{order}2i", raw[152:160])
+    kind, told, packed = _bytes(mode, stamp, flags, signed)
     voxel = (_voxel(cell[0], rest[3]), _voxel(cell[1], rest[4]), _voxel(cell[2], rest[5]))
     if packed and mode == 0:  # the header counts bytes along x
         nx *= 2

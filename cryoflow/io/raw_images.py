@@ -24,7 +24,7 @@ class RawImages:
     """Sections of type ``stored`` that begin at ``offset`` and every ``stride`` bytes of ``source``.
 
     Implements ``ImageFile``. ``gap_word``, if given, is (position in the gap before a section, bytes it must hold): how
-    SPIDER tells an image that was never written.
+    SPIDER tells an image that was never written. ``volume``: the sections make one volume.
     """
 
     source: Source
@@ -34,6 +34,7 @@ class RawImages:
     stride: int
     voxel: tuple[float, float, float] = (0.0, 0.0, 0.0)
     gap_word: tuple[int, bytes] | None = None
+    volume: bool = False
 
     @property
     def path(self) -> str:
@@ -151,15 +152,14 @@ def blocks(images: ArrayLike | xr.DataArray, where: str) -> Iterator[NDArray[np.
     ------
     ParameterError : not three-dimensional, or empty.
     """
-    shape = np.shape(images)
+    data = images if isinstance(images, xr.DataArray) else xr.DataArray(np.asarray(images))
+    shape = data.shape
     if len(shape) != 3 or 0 in shape:
         raise ParameterError(where, expected="images (n, y, x), at least one", found=f"shape {shape}")
-    lazy = isinstance(images, xr.DataArray)
-    chunks = images.chunksizes.get(images.dims[0]) if isinstance(images, xr.DataArray) else None
+    chunks = data.chunksizes.get(data.dims[0])
     step = max(1, BLOCK_BYTES // (4 * shape[1] * shape[2]))
     counts = chunks or tuple(min(step, shape[0] - first) for first in range(0, shape[0], step))
     first = 0
     for count in counts:
-        piece = images[first : first + count]  # type: ignore[index,call-overload]
-        yield np.ascontiguousarray(piece.values if lazy else piece, np.float32)
+        yield np.ascontiguousarray(data[first : first + count].values, np.float32)
         first += count

@@ -6,8 +6,8 @@ import re
 import struct
 
 __all__ = [
-    "cryosparc_micrographs", "cryosparc_particles", "mrc", "relion_coordinates", "relion_micrographs",
-    "relion_particles", "star", "store",
+    "cryosparc_micrographs", "cryosparc_particles", "eer", "hdf5", "imagic", "mrc", "relion_coordinates",
+    "relion_micrographs", "relion_particles", "spider", "star", "store", "tiff",
 ]  # fmt: skip
 
 
@@ -62,6 +62,64 @@ def _is_cs(head: bytes) -> bool:
 
 def _is_csg(head: bytes, name: str) -> bool:
     return name.endswith(".csg") or (head.startswith(b"created:") and b"metafile:" in head)
+
+
+def tiff(head: bytes, name: str) -> bool:
+    """TIFF or BigTIFF by their first four bytes; not EER."""
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and not name.partition("?")[0].endswith(".eer")
+
+
+def eer(head: bytes, name: str) -> bool:
+    """A TIFF file of that name."""
+    return tiff(head, "") and name.partition("?")[0].endswith(".eer")
+
+
+def hdf5(head: bytes, _name: str) -> bool:
+    """HDF5 by its first eight bytes, whatever its name."""
+    return head[:8] == b"\x89HDF\r\n\x1a\n"
+
+
+def spider(head: bytes, _name: str) -> bool:
+    """SPIDER has no magic number: the words of its header agree."""
+    from cryoflow.io.spider import spider_words
+
+    return spider_words(head) is not None
+
+
+def imagic(head: bytes, name: str) -> bool:
+    """A header of that name with one of the types, or the data beside it."""
+    stem = name.partition("?")[0]
+    return stem.endswith(".img") or (stem.endswith(".hed") and head[56:60] in (b"REAL", b"LONG", b"INTG", b"PACK"))
+
+
+def relion_movies(head: bytes, name: str) -> bool:
+    """A STAR file with movie names, and no motion of one movie."""
+    return b"rlnMicrographMovieName" in _labels(head, name) and not re.search(rb"^data_general\b", head, re.MULTILINE)
+
+
+def micrograph_folder(head: bytes, name: str) -> bool:
+    """A folder (a name with a slash at its end) or a pattern."""
+    return not head and (name.endswith("/") or "*" in name)
+
+
+def never(head: bytes, name: str) -> bool:  # noqa: ARG001
+    """For formats that only a person can tell apart."""
+    return False
+
+
+def mrc_stack(head: bytes, name: str) -> bool:
+    """An MRC file of images: by its name, or because its sections are no volume."""
+    if not mrc(head, name):
+        return False
+    if name.endswith((".mrcs", ".stk", ".st", ".ali")):
+        return True
+    order = next((o for o in "<>" if all(0 < n < 1 << 24 for n in struct.unpack(f"{o}3i", head[:12]))), "<")
+    nx, ny, nz = struct.unpack(f"{order}3i", head[:12])
+    mz, group = struct.unpack(f"{order}i", head[36:40])[0], struct.unpack(f"{order}i", head[88:92])[0]
+    if nz == 1:
+        return True
+    cube = nx == ny == nz
+    return not cube and not name.endswith((".map", ".ccp4", ".rec")) and (mz == 1 or group == 0)
 
 
 def mrc(head: bytes, name: str) -> bool:

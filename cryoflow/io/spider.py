@@ -104,7 +104,7 @@ def open_spider(address: str | Path, *, check_size: bool = True) -> RawImages:
     word = struct.pack(f"{order}f", float(nx))
     return RawImages(
         source, (sections, ny, nx), np.dtype(f"{order}f4"), header + (header if stack else 0), stride,
-        (round(pixel, 6),) * 3, (4 * (_WORDS["nx"] - 1), word) if stack else None,
+        (round(pixel, 6),) * 3, (4 * (_WORDS["nx"] - 1), word) if stack else None, nz > 1,
     )  # fmt: skip
 
 

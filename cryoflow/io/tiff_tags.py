@@ -172,9 +172,9 @@ def _values(order: str, form: str, raw: bytes) -> Any:
     if form == "s":
         return raw
     if form[0] == "2":
-        flat = np.frombuffer(raw, np.dtype(form[1]).newbyteorder(order))
+        flat = np.frombuffer(raw, np.dtype(f"{order}{form[1]}"))
         return flat.reshape(-1, 2).astype(float)
-    return np.frombuffer(raw, np.dtype(form).newbyteorder(order))
+    return np.frombuffer(raw, np.dtype(f"{order}{form}"))
 
 
 def _bytes(file: BinaryIO, size: int, start: int, length: int, where: str) -> bytes:
