@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Fault = Callable[[int, str], str]  # number and path of a request -> what goes wrong with it, "" for nothing
@@ -35,11 +36,17 @@ class FaultServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []  # (path, range) in order
         self.done: Counter[str] = Counter()  # faults that were played
         self.open = self.most_open = 0  # requests under way
-        self.bytes = 0
+        self.bytes = self.connections = 0
+        self.authorization = ""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """One more connection."""
+        self.connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that goes away is no news."""
@@ -59,6 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:
             number = len(server.requests)
             server.requests.append((path, self.headers.get("Range", "")))
+            server.authorization = self.headers.get("Authorization", "")
             server.open += 1
             server.most_open = max(server.most_open, server.open)
         try:
