@@ -77,8 +77,10 @@ def _transform(value: Any, where: str) -> tuple[NDArray[np.float64], NDArray[np.
         if len(numbers) != 12:
             raise FormatError(where, expected="a Transform of 12 numbers", found=f"{len(numbers)}")
         matrix = numbers.reshape(3, 4)
-        scale = float(np.cbrt(np.linalg.det(matrix[:, :3])))
-        rotation = matrix[:, :3] / scale if scale > 1e-6 else matrix[:, :3]
+        rotation = matrix[:, :3]
+        scale = float(np.cbrt(np.linalg.det(rotation)))
+        if scale > 1e-6 and abs(scale - 1) > 1e-5:
+            rotation = rotation / scale
         if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3):
             raise FormatError(where, expected="a rotation (no mirror)", found=f"{matrix[:, :3].tolist()}")
         return _orthonormal(rotation), matrix[:2, 3]
@@ -92,7 +94,9 @@ def _transform(value: Any, where: str) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _orthonormal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation nearest to a matrix of six digits."""
+    """The rotation nearest to a matrix of six digits; one of more digits as it is."""
+    if np.abs(matrix @ matrix.T - np.eye(3)).max() < 1e-8:
+        return matrix
     u, _, vt = np.linalg.svd(matrix)
     return np.asarray(u @ vt)
 
