@@ -94,6 +94,12 @@ _ALL = (
     # movies ----------------------------------------------------------------------------------------------------------
     Variable("movie", ("movie", "frame", "y", "x"), "fiu", "", "Frames as recorded"),
     Variable("gain", ("y", "x"), "f", "", "Gain reference multiplying the frames"),
+    Variable("frame_shift", ("frame", "xy"), "f", "pixel", "Displacement that corrects each frame"),
+    Variable("motion_coefficient", ("xy", "term", "power"), "f", "pixel", "Local motion: 1 u uu v vv uv by z zz zzz"),
+    Variable("local_frame", ("patch",), "iu", "", "Frame of a locally measured shift, from 1"),
+    Variable("local_position", ("patch", "xy"), "f", "pixel", "Where the shift was measured"),
+    Variable("local_shift", ("patch", "xy"), "f", "pixel", "Shift measured beside the global one"),
+    Variable("hot_pixel", ("hot", "xy"), "f", "pixel", "Positions of hot pixels"),
     Variable("dose_per_frame", ("movie",), "f", "electron/angstrom^2", "Exposure of one frame"),
     # maps and per-shell quantities ------------------------------------------------------------------------------------
     Variable("map", ("z", "y", "x"), "f", "", "Density map"),

@@ -91,7 +91,7 @@ def read_particles(
         if "rlnImageName" not in rows:
             raise FormatError(star, expected="_rlnImageName", found=f"labels {', '.join(rows.columns)}",
                               remedy="Pass images=False to read the metadata alone.")  # fmt: skip
-        names, file, section = _image_numbers(rows.rlnImageName, star)
+        names, file, section = image_numbers(rows.rlnImageName, star)
         ds = attach_images(ds, names, file, section, where=star, root=root, base=folder_of(star),
                            allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes)  # fmt: skip
     return validate(ds, star)
@@ -111,7 +111,7 @@ def _check_pixel_sizes(ds: xr.Dataset, star: str, mixed: bool) -> None:
         )  # fmt: skip
 
 
-def _image_numbers(names: pd.Series[Any], star: str) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
+def image_numbers(names: pd.Series[Any], star: str) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
     """The distinct stacks, and for each row the number of its stack and its section in it (from 0)."""
     parts = names.astype("str").str.partition("@")
     numbered = (parts[1] == "@").to_numpy()

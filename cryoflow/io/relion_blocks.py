@@ -18,7 +18,7 @@ from cryoflow.io.starwrite import star_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMS", "join_blocks", "split_optics"]
+__all__ = ["FORMS", "block_text", "join_blocks", "split_optics"]
 
 FORMS = ("3.1", "3.0", "source")
 # what RELION 3.0 wrote in every row and 3.1 in the table of optics groups
@@ -51,7 +51,7 @@ def split_optics(blocks: Mapping[str, pd.DataFrame], block: str, where: str) -> 
         "version": int(blocks[name].attrs.get("version", 0)),
         "comments": list(next(iter(blocks.values())).attrs.get("comments", ())),
         "columns": [str(label) for label in blocks[name].columns],
-        "blocks": [[n, "" if n in (name, "optics") else _text(n, b)] for n, b in blocks.items()],
+        "blocks": [[n, "" if n in (name, "optics") else block_text(n, b)] for n, b in blocks.items()],
     }
     rows = blocks[name].copy(deep=False)
     if "optics" in blocks:
@@ -75,7 +75,8 @@ def _block_of_rows(blocks: Mapping[str, pd.DataFrame], where: str, block: str) -
     raise FormatError(where, expected=wanted, found=f"blocks {', '.join(map(repr, list(blocks)[:20]))}")
 
 
-def _text(name: str, table: pd.DataFrame) -> str:
+def block_text(name: str, table: pd.DataFrame) -> str:
+    """A block as STAR text that gives back the same values (``parse_star``), to be kept in attributes."""
     exact = table.copy(deep=False)
     exact.attrs = {**table.attrs, "exact": True}
     return b"".join(star_bytes({name: exact}, name)).decode("utf-8", "surrogateescape")
