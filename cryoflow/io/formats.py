@@ -41,6 +41,10 @@ FORMATS: tuple[Format, ...] = (
     Format("cryoflow", "cryoflow store (Zarr)", "store", (".zarr",), "cryoflow.io.sniff:store",
            "cryoflow.io.store:open_store", "cryoflow.io.store:save"),
     # STAR, the particular before the general -------------------------------------------------------------------------
+    Format("xmipp", "Xmipp particles (.xmd)", "particles", (".xmd",), "cryoflow.io.sniff:xmipp",
+           "cryoflow.io.xmipp:read_xmipp", "cryoflow.io.xmipp:write_xmipp"),
+    Format("relion-motion", "RELION motion of one movie (STAR)", "metadata", (), "cryoflow.io.sniff:relion_motion",
+           "cryoflow.io.relion_motion:read_motion", "cryoflow.io.relion_motion:write_motion"),
     Format("relion-particles", "RELION particles (STAR, 2 to 5)", "particles", (".star",),
            "cryoflow.io.sniff:relion_particles",
            "cryoflow.io.particles:read_particles", "cryoflow.io.particles:write_particles"),
@@ -57,6 +61,8 @@ FORMATS: tuple[Format, ...] = (
     Format("cryosparc-particles", "cryoSPARC particles (.cs, .csg)", "particles", (".cs", ".csg"),
            "cryoflow.io.sniff:cryosparc_particles",
            "cryoflow.io.cryosparc:read_cryosparc", "cryoflow.io.cryosparc:write_cryosparc"),
+    Format("star", "STAR tables (RELION model, optimiser, postprocess...)", "metadata", (), "cryoflow.io.sniff:star",
+           "cryoflow.io.star:read_star", "cryoflow.io.star:write_star"),
     # images ----------------------------------------------------------------------------------------------------------
     Format("eer", "EER movie (Thermo Fisher)", "movies", (".eer",), "cryoflow.io.sniff:eer",
            "cryoflow.io.image_stack:open_movie"),

@@ -7,7 +7,7 @@ import struct
 
 __all__ = [
     "cryosparc_micrographs", "cryosparc_particles", "eer", "hdf5", "imagic", "mrc", "relion_coordinates",
-    "relion_micrographs", "relion_particles", "spider", "star", "store", "tiff",
+    "relion_micrographs", "relion_motion", "relion_particles", "spider", "star", "store", "tiff", "xmipp",
 ]  # fmt: skip
 
 
@@ -23,6 +23,16 @@ def star(head: bytes, name: str) -> bool:
 
 def _labels(head: bytes, name: str) -> set[bytes]:
     return set(re.findall(rb"^\s*_(\w+)", head, re.MULTILINE)) if star(head, name) else set()
+
+
+def xmipp(head: bytes, name: str) -> bool:
+    """Xmipp's mark, or its suffix, above a table with image names."""
+    return b"image" in _labels(head, name) and (b"XMIPP_STAR" in head[:1024] or name.endswith(".xmd"))
+
+
+def relion_motion(head: bytes, name: str) -> bool:
+    """A STAR file with the shifts of frames."""
+    return b"data_global_shift" in head and b"rlnMicrographFrameNumber" in _labels(head, name)
 
 
 def relion_particles(head: bytes, name: str) -> bool:
