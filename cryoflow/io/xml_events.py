@@ -37,7 +37,10 @@ def read_xml(raw: bytes, where: str, keep: Callable[[tuple[str, ...]], bool]) ->
 
     if len(raw) > LARGEST:
         raise FormatError(where, expected=f"XML of less than {LARGEST >> 20} MB", found=f"{len(raw) >> 20} MB")
-    parser = expat.ParserCreate()
+    wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")  # UTF-16 by its first bytes, whatever its first line declares
+    if wide:
+        raw = raw.decode("utf-16", "replace").encode("utf-8", "replace")
+    parser = expat.ParserCreate("utf-8" if wide else None)
     path: list[str] = []
     open_items: list[tuple[dict[str, str], list[str]] | None] = []
     items: list[Item] = []
