@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoflow.catalog.layout import folders, image_set, match_remote
+from cryoflow.catalog.layout import folders, image_set, match_remote, variants
 from cryoflow.catalog.opening import home
 from cryoflow.errors import FormatError, ParameterError, ResourceError
 from cryoflow.io.address import resolve
@@ -85,13 +85,8 @@ def plan_fetch(
     for name in names:
         for file in _remote(entry, name, mirror or home(entry), limit):
             files[file.path] = file
-    todo = [file for file in files.values() if not _is_there(folder / file.path, file.size)]
+    todo = [file for file in files.values() if not (folder / file.path).is_file()]  # whole, or not there
     return Plan(folder, tuple(todo), len(files) - len(todo))
-
-
-def _is_there(path: Path, size: int | None) -> bool:
-    """A download is whole or has another name, so a file that is there is whole."""
-    return path.is_file() and (size is None or path.stat().st_size > 0 or size == 0)
 
 
 def _remote(entry: Entry, name: str, base: str, limit: int | None) -> list[RemoteFile]:
@@ -101,17 +96,18 @@ def _remote(entry: Entry, name: str, base: str, limit: int | None) -> list[Remot
             f"catalog entry {entry.entry}, image set {name}", expected="an image set that the archive has",
             found="one that is only ever local", remedy=chosen.title,
         )  # fmt: skip
-    patterns = [(chosen.pattern, limit)] + ([(chosen.metadata, None)] if chosen.metadata else [])
     for folder in folders(base, entry.entry):
-        try:
-            found = [hit for pattern, most in patterns for hit in match_remote(folder, pattern, most)]
-        except FormatError as error:
-            if error.found != "nothing there":
-                raise
-            continue
-        if found:
-            where = f"{folder}/"
-            return [RemoteFile(resolve(path, folder, where=where), path, size) for path, size in found]
+        for pattern in variants(chosen.pattern):
+            try:
+                found = match_remote(folder, pattern, limit)
+                if found and chosen.metadata is not None:
+                    found += match_remote(folder, chosen.metadata)
+            except FormatError as error:
+                if error.found != "nothing there":
+                    raise
+                continue
+            if found:
+                return [RemoteFile(resolve(path, folder, where=folder), path, size) for path, size in found]
     raise ParameterError(
         f"catalog entry {entry.entry}, image set {name}", expected=f"files {chosen.pattern} below {base}", found="none",
         remedy="Has the archive changed? A mirror is given with --mirror.",
@@ -119,7 +115,7 @@ def _remote(entry: Entry, name: str, base: str, limit: int | None) -> list[Remot
 
 
 def fetch(plan: Plan, *, progress: Callable[[int, int | None], None] | None = None) -> list[Path]:
-    """Download what a plan lists; files that are there are left alone, and a stopped download goes on.
+    """Download what a plan lists, many at a time; a stopped download goes on, and one that fails stops no other.
 
     Parameters
     ----------
@@ -138,6 +134,4 @@ def fetch(plan: Plan, *, progress: Callable[[int, int | None], None] | None = No
             str(plan.folder), expected=f"about {plan.bytes / 1e9:.3g} GB of free disk", found=f"{free / 1e9:.3g} GB",
             remedy="Free some, choose another --root, or fetch fewer files with --limit.",
         )  # fmt: skip
-    targets = [plan.folder / file.path for file in plan.todo]
-    download_all([(file.address, path) for file, path in zip(plan.todo, targets, strict=True)], progress=progress)
-    return targets
+    return download_all([(file.address, file.path) for file in plan.todo], plan.folder, progress=progress)

@@ -16,7 +16,7 @@ from cryoflow.io.source import is_remote
 if TYPE_CHECKING:
     from cryoflow.catalog.model import Entry, ImageSet
 
-__all__ = ["find_files", "folders", "image_set", "locate", "match_remote"]
+__all__ = ["find_files", "folders", "image_set", "locate", "match_remote", "variants"]
 
 
 def folders(root: Path | str, name: str) -> list[str]:
@@ -31,14 +31,23 @@ def folders(root: Path | str, name: str) -> list[str]:
     return [*archive, f"{base}/{name}/data", f"{base}/{name}", f"{base}/data", base]
 
 
+def variants(pattern: str) -> list[str]:
+    """A pattern as the entry says it, with its files one folder deeper, and flat: all in one folder.
+
+    >>> variants("Particles/*.mrcs")
+    ['Particles/*.mrcs', 'Particles/*/*.mrcs', '*.mrcs']
+    """
+    directory, _, files = pattern.rpartition("/")
+    return [pattern, f"{directory}/*/{files}", files] if directory else [pattern]
+
+
 def locate(pattern: str, root: Path | str, name: str) -> str | None:
     """The first absolute pattern below a local root that has files: in the archive's layout, then flat.
 
     None if no layout has any. Flat means that all files lie in one folder, whatever folder the archive has them in.
     """
     base = Path(root).resolve()
-    flat = pattern.rpartition("/")[2]
-    for candidate in (pattern, flat) if "/" in pattern else (pattern,):
+    for candidate in variants(pattern):
         for folder in folders(base, name):
             if any(Path(folder).glob(candidate)):
                 return f"{folder}/{candidate}"
@@ -84,8 +93,7 @@ def image_set(entry: Entry, name: str) -> ImageSet:
 
 def _remote_files(entry: Entry, chosen: ImageSet, root: str, limit: int | None) -> list[str]:
     """The first layout that has files; a folder that does not exist is no error while another may."""
-    flat = chosen.pattern.rpartition("/")[2]
-    for pattern in (chosen.pattern, flat) if "/" in chosen.pattern else (chosen.pattern,):
+    for pattern in variants(chosen.pattern):
         for folder in folders(root, entry.entry):
             try:
                 found = match_remote(folder, pattern, limit)

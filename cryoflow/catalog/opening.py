@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def open_image_set(
             remedy="Give them: read(" + ", ".join(f"{k}=..." for k in missing) + ").",
         )
     files = find_files(entry, name, place, limit=limit)
-    known = {k: float(v) for k, v in optics.items() if v is not None}
+    known: dict[str, Any] = {k: float(v) for k, v in optics.items() if v is not None}
     if chosen.kind == "movies":
         return _movies(files, known, chosen, where)
     from cryoflow.io import open_micrographs
@@ -96,7 +96,7 @@ def _particles(
     if chosen.metadata is None:
         raise ParameterError(where, expected="a particle table that names its stacks", found="none in the entry",
                              remedy="If you know it, open it with cryoflow.read_particles.")  # fmt: skip
-    given = {k: v for k, v in facts.items() if v is not None}
+    given: dict[str, Any] = {k: v for k, v in facts.items() if v is not None}
     if not is_remote(place):
         found = locate(chosen.metadata, place, entry.entry)
         if found is None:
@@ -104,11 +104,11 @@ def _particles(
                 where, expected=f"the table {chosen.metadata} below {place}, as in the archive or flat", found="none",
                 remedy=f"Fetch it with `cryoflow catalog fetch {entry.entry} --root {place}`.",
             )  # fmt: skip
-        return open_data(found, **given)
+        return cast("xr.Dataset", open_data(found, **given))
     first: CryoflowError | None = None
     for folder in folders(str(place), entry.entry):
         try:
-            return open_data(f"{folder}/{chosen.metadata}", **given)
+            return cast("xr.Dataset", open_data(f"{folder}/{chosen.metadata}", **given))
         except FormatError as error:
             if error.found not in {"nothing there"}:
                 raise
@@ -141,7 +141,7 @@ def _movies(files: Sequence[str], optics: Mapping[str, float], chosen: ImageSet,
     rows = lazy(("frame", "y", "x"), array, frames)
     ds = xr.Dataset({
         "movie": (("movie", "frame", "y", "x"), rows.data.reshape(len(kept), *shape)),
-        "movie_name": ("movie", np.array([f.path for f in kept])),
+        "micrograph_name": ("movie", np.array([f.path for f in kept])),
         "optics_group": ("movie", np.zeros(len(kept), np.int32)),
         **{name: ("optics", [value]) for name, value in optics.items()},
     })  # fmt: skip

@@ -143,4 +143,6 @@ class _Bar:
         self._line.stop()
 
     def __call__(self, done: int, total: int | None) -> None:
-        self._line.update(self._task, completed=done, **({"total": total} if total else {}))
+        if total:
+            self._line.update(self._task, total=total)
+        self._line.update(self._task, completed=done)

@@ -161,7 +161,8 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         if not equals or not all(parts):
             raise ParameterError("--set", expected="stage.name=value", found=repr(setting))
         try:
-            inner: Any = yaml.safe_load(value) if value.strip() else None
+            # a pattern such as *.mrc is text, though YAML would take it for an alias
+            inner: Any = value if value.startswith("*") else yaml.safe_load(value) if value.strip() else None
         except yaml.YAMLError:
             raise ParameterError("--set", expected="a value in YAML", found=repr(setting)) from None
         for part in reversed(parts):
