@@ -69,8 +69,12 @@ def common(
 
 def main() -> None:
     """Run the command; an error of use ends it with one line and its exit code."""
+    import cryoflow.cli.catalog
+    import cryoflow.cli.import_data
+    import cryoflow.cli.reprocess
     import cryoflow.cli.run
-    import cryoflow.cli.stages  # noqa: F401 - registers its commands
+    import cryoflow.cli.stages
+    import cryoflow.cli.table  # noqa: F401 - registers its commands
 
     try:
         app()

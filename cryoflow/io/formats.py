@@ -6,12 +6,14 @@ the formats that need them. Rows are tried from the top, so a more particular fo
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.source import is_remote, normal, open_source
 
 __all__ = ["FORMATS", "Format", "Kind", "detect", "find_format", "open_data", "write_data"]
 
@@ -39,7 +41,7 @@ class Format:
 
 FORMATS: tuple[Format, ...] = (
     Format("cryoflow", "cryoflow store (Zarr)", "store", (".zarr",), "cryoflow.io.sniff:store",
-           "cryoflow.io.store:open_store", "cryoflow.io.store:save"),
+           "cryoflow.io.store:open_store", "cryoflow.io.datasets:save_store"),
     # STAR, the particular before the general -------------------------------------------------------------------------
     Format("xmipp", "Xmipp particles (.xmd)", "particles", (".xmd",), "cryoflow.io.sniff:xmipp",
            "cryoflow.io.xmipp:read_xmipp", "cryoflow.io.xmipp:write_xmipp"),
@@ -48,12 +50,14 @@ FORMATS: tuple[Format, ...] = (
     Format("relion-particles", "RELION particles (STAR, 2 to 5)", "particles", (".star",),
            "cryoflow.io.sniff:relion_particles",
            "cryoflow.io.particles:read_particles", "cryoflow.io.particles:write_particles"),
+    Format("relion-movies", "RELION movies (STAR)", "movies", (".star",), "cryoflow.io.sniff:relion_movies",
+           "cryoflow.io.movies:open_movies"),
     Format("relion-micrographs", "RELION micrographs (STAR)", "micrographs", (".star",),
            "cryoflow.io.sniff:relion_micrographs",
            "cryoflow.io.micrographs:open_micrographs", "cryoflow.io.micrographs:write_micrographs"),
     Format("relion-coordinates", "RELION coordinates (STAR)", "coordinates", (".star",),
            "cryoflow.io.sniff:relion_coordinates",
-           "cryoflow.io.micrographs:read_coordinates", "cryoflow.io.micrographs:write_coordinates"),
+           "cryoflow.io.datasets:open_coordinates", "cryoflow.io.datasets:save_coordinates"),
     # cryoSPARC -------------------------------------------------------------------------------------------------------
     Format("cryosparc-micrographs", "cryoSPARC exposures (.cs, .csg)", "micrographs", (".cs", ".csg"),
            "cryoflow.io.sniff:cryosparc_micrographs",
@@ -61,6 +65,28 @@ FORMATS: tuple[Format, ...] = (
     Format("cryosparc-particles", "cryoSPARC particles (.cs, .csg)", "particles", (".cs", ".csg"),
            "cryoflow.io.sniff:cryosparc_particles",
            "cryoflow.io.cryosparc:read_cryosparc", "cryoflow.io.cryosparc:write_cryosparc"),
+    # other programs --------------------------------------------------------------------------------------------------
+    Format("frealign", "Frealign parameters (.par)", "particles", (".par",), "cryoflow.io.sniff_programs:frealign",
+           "cryoflow.io.frealign:read_frealign", "cryoflow.io.frealign:write_frealign"),
+    Format("cistem", "cisTEM parameters (STAR, .cistem)", "particles", (".cistem",),
+           "cryoflow.io.sniff_programs:cistem",
+           "cryoflow.io.cistem:read_cistem", "cryoflow.io.cistem:write_cistem"),
+    Format("eman-list", "EMAN2 list (.lst)", "particles", (".lst",), "cryoflow.io.sniff_programs:eman_list",
+           "cryoflow.io.eman2:read_eman_list", "cryoflow.io.eman2:write_eman_list"),
+    Format("eman-info", "EMAN2 boxes (info/*.json)", "coordinates", (".json",), "cryoflow.io.sniff_programs:eman_info",
+           "cryoflow.io.eman2_boxes:read_eman_info", "cryoflow.io.eman2_boxes:write_eman_info"),
+    Format("cbox", "crYOLO boxes (.cbox)", "coordinates", (".cbox",), "cryoflow.io.sniff_programs:cbox",
+           "cryoflow.io.cryolo:read_cbox", "cryoflow.io.cryolo:write_cbox"),
+    Format("eman-box", "EMAN boxes (.box)", "coordinates", (".box",), "cryoflow.io.sniff_programs:eman_box",
+           "cryoflow.io.eman2_boxes:read_eman_box", "cryoflow.io.eman2_boxes:write_eman_box"),
+    Format("topaz", "Topaz picks (.txt)", "coordinates", (".txt", ".tsv"), "cryoflow.io.sniff_programs:topaz",
+           "cryoflow.io.topaz:read_topaz", "cryoflow.io.topaz:write_topaz"),
+    Format("spider-doc", "SPIDER document file", "metadata", (".dat", ".spi", ".doc"),
+           "cryoflow.io.sniff_programs:spider_doc", "cryoflow.io.spider_doc:read_spider_doc"),
+    Format("warp", "Warp micrographs (XML)", "micrographs", (".xml",), "cryoflow.io.sniff_programs:warp",
+           "cryoflow.io.warp:read_warp"),
+    Format("epu", "EPU exposures (XML)", "micrographs", (".xml",), "cryoflow.io.sniff_programs:epu",
+           "cryoflow.io.epu:read_epu"),
     Format("star", "STAR tables (RELION model, optimiser, postprocess...)", "metadata", (), "cryoflow.io.sniff:star",
            "cryoflow.io.star:read_star", "cryoflow.io.star:write_star"),
     # images ----------------------------------------------------------------------------------------------------------
@@ -74,8 +100,15 @@ FORMATS: tuple[Format, ...] = (
            "cryoflow.io.image_stack:open_images_or_map", "cryoflow.io.image_stack:write_imagic_images"),
     Format("spider", "SPIDER images or volume", "images", (".spi", ".dat"), "cryoflow.io.sniff:spider",
            "cryoflow.io.image_stack:open_images_or_map", "cryoflow.io.image_stack:write_spider_images"),
-    Format("mrc", "MRC map or stack", "map", (".mrc", ".map", ".ccp4", ".mrcs", ".st", ".rec", ".ali"),
-           "cryoflow.io.sniff:mrc", "cryoflow.io.mrc:read_map", "cryoflow.io.mrc:write_map"),
+    Format("mrc-stack", "MRC stack of images", "images", (".mrcs", ".st", ".ali"), "cryoflow.io.sniff:mrc_stack",
+           "cryoflow.io.datasets:open_images", "cryoflow.io.datasets:save_images"),
+    Format("mrc", "MRC map", "map", (".mrc", ".map", ".ccp4", ".rec"), "cryoflow.io.sniff:mrc",
+           "cryoflow.io.datasets:open_map", "cryoflow.io.datasets:save_map"),
+    # folders and patterns --------------------------------------------------------------------------------------------
+    Format("micrographs", "Micrographs in a folder or of a pattern", "micrographs", (),
+           "cryoflow.io.sniff:micrograph_folder", "cryoflow.io.micrographs:open_micrographs"),
+    Format("movies", "Movies in a folder or of a pattern", "movies", (), "cryoflow.io.sniff:never",
+           "cryoflow.io.movies:open_movies"),
 )  # fmt: skip
 
 
@@ -98,28 +131,29 @@ def find_format(name: str) -> Format:
 def detect(address: str | Path) -> Format:
     """The format of a file, folder or URL, by its content first and its name second.
 
+    A folder (its name then ends in ``/``) or a pattern with ``*`` is one of micrographs.
+
     Raises
     ------
-    FormatError : no format of the table fits.
+    FormatError : nothing there, or no format of the table fits.
+    ResourceError : a server that does not answer.
     """
-    path = Path(address)
-    if path.is_dir():
+    address = normal(address)
+    name = address.lower()
+    if is_remote(address):
+        head = _head(address)
+        name = name.partition("?")[0]
+    elif Path(address).is_dir():
+        head, name = b"", name.rstrip("/") + ("" if name.endswith(".zarr") else "/")
+    elif "*" in address and not Path(address).exists():
         head = b""
-    elif "://" in str(address):
-        from cryoflow.io.source import open_source
-
-        head = open_source(str(address)).read(0, HEAD_BYTES)
     else:
-        if not path.is_file():
-            raise FormatError(str(address), expected="an existing file, folder or URL", found="nothing there")
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    name = str(address).lower()
+        head = _head(address)
     for entry in FORMATS:
         if _function(entry.sniff)(head, name):
             return entry
     raise FormatError(
-        str(address), expected="a known format (" + ", ".join(f.name for f in FORMATS) + ")",
+        address, expected="a known format (" + ", ".join(f.name for f in FORMATS) + ")",
         found=f"bytes {head[:8]!r}", remedy="Name it with format= (--format) if you know it.",
     )  # fmt: skip
 
@@ -127,9 +161,12 @@ def detect(address: str | Path) -> Format:
 def open_data(address: str | Path, *, format: str | None = None, **options: Any) -> Any:
     """Open any known file, folder or URL lazily, as the Dataset of its kind.
 
+    ``options`` are those of the format's reader (``pixel_size``, ``root``, ...).
+
     Raises
     ------
     FormatError : the format is not known, or has no reader.
+    ParameterError : an option that this format has no use for.
 
     Examples
     --------
@@ -143,7 +180,7 @@ def open_data(address: str | Path, *, format: str | None = None, **options: Any)
     entry = find_format(format) if format else detect(address)
     if entry.read is None:
         raise FormatError(str(address), expected="a format that is read", found=entry.title)
-    return _function(entry.read)(address, **options)
+    return _called(entry, entry.read, normal(address), options)
 
 
 def write_data(ds: Any, path: str | Path, *, format: str | None = None, **options: Any) -> None:
@@ -151,12 +188,33 @@ def write_data(ds: Any, path: str | Path, *, format: str | None = None, **option
 
     Raises
     ------
-    ParameterError : no such format, or one that is not written.
+    ParameterError : no such format, one that is not written, or an option that it has no use for.
     """
     entry = find_format(format) if format else _by_suffix(ds, Path(path))
     if entry.write is None:
         raise ParameterError(f"write_data({path})", expected="a format that is written", found=entry.title)
-    _function(entry.write)(ds, path, **options)
+    _called(entry, entry.write, ds, path, options)
+
+
+def _called(entry: Format, function: str, *arguments: Any) -> Any:
+    """Call a reader or writer with the options (the last of ``arguments``) that it takes; refuse others."""
+    *positional, options = arguments
+    target = _function(function)
+    parameters = inspect.signature(target).parameters.values()
+    takes = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    unknown = [name for name in options if name not in takes]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ParameterError(
+            f"{entry.title}, {positional[0] if len(positional) == 1 else positional[1]}",
+            expected=f"options among {', '.join(takes) or 'none'}", found=", ".join(unknown),
+            remedy="Leave out what this format has no use for.",
+        )  # fmt: skip
+    return target(*positional, **options)
+
+
+def _head(address: str) -> bytes:
+    source = open_source(address)
+    return source.read(0, min(source.size, HEAD_BYTES))
 
 
 def _by_suffix(ds: Any, path: Path) -> Format:

@@ -6,8 +6,9 @@ import re
 import struct
 
 __all__ = [
-    "cryosparc_micrographs", "cryosparc_particles", "eer", "hdf5", "imagic", "mrc", "relion_coordinates",
-    "relion_micrographs", "relion_motion", "relion_particles", "spider", "star", "store", "tiff", "xmipp",
+    "cryosparc_micrographs", "cryosparc_particles", "eer", "hdf5", "imagic", "micrograph_folder", "mrc",
+    "mrc_stack", "never", "relion_coordinates", "relion_micrographs", "relion_motion", "relion_movies",
+    "relion_particles", "spider", "star", "store", "tiff", "xmipp",
 ]  # fmt: skip
 
 

@@ -174,15 +174,14 @@ def cast(block: Any, dtype: np.dtype[Any], where: str) -> Any:
 
 def put_in_place(partial: Path, path: Path) -> None:
     """Rename ``partial`` to ``path``; what was there goes last."""
+    old = path.with_name(f"{path.name}.old")
     if path.exists():
-        old = path.with_name(f"{path.name}.old")
         if old.exists():
             shutil.rmtree(old)
         path.rename(old)
-        partial.rename(path)
+    partial.rename(path)
+    if old.exists():
         shutil.rmtree(old)
-    else:
-        partial.rename(path)
 
 
 def open_store(path: str | Path) -> xr.Dataset:
@@ -198,7 +197,6 @@ def open_store(path: str | Path) -> xr.Dataset:
     roll_back(path, entry)
     ds: xr.Dataset = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks=None)[list(entry["arrays"])]
     ds.attrs.pop(KEY, None)
-    dim = entry["dim"]
     for name, array in entry["arrays"].items():
         variable = ds[name].variable
         if not array["rows"] or not is_bulk(variable):

@@ -1,0 +1,148 @@
+"""Readers and writers of the table of formats for files that hold plain images, a map or coordinates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.image_file import open_image_file
+from cryoflow.io.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
+from cryoflow.io.micrographs import write_coordinates
+from cryoflow.io.mrc import read_map, write_map, write_stack
+from cryoflow.io.relion import from_tables, text, to_tables
+from cryoflow.io.source import normal
+from cryoflow.io.star import read_star, write_star
+from cryoflow.io.store import save
+from cryoflow.schema import require, validate
+
+__all__ = ["open_coordinates", "open_images", "open_map", "save_coordinates", "save_images", "save_map", "save_store"]
+
+
+def open_images(
+    address: str | Path, *, pixel_size: float | None = None, chunk_bytes: float = CHUNK_BYTES
+) -> xr.Dataset:
+    """The images of one file (MRC, TIFF, SPIDER, IMAGIC, HDF5 ...) as a lazy ``image`` (particle, y, x).
+
+    Parameters
+    ----------
+    pixel_size : angstrom; by default the header's, and no variable of that name where it says none.
+    chunk_bytes : size of a chunk of images, bytes of float32.
+
+    Raises
+    ------
+    FormatError : not a file of images, or a damaged one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/a.mrcs"
+    >>> write_stack(path, xr.DataArray(np.ones((3, 8, 8)), dims=("particle", "y", "x")), pixel_size=1.5)
+    >>> ds = open_images(path)
+    >>> dict(ds.image.sizes), float(ds.pixel_size[0])
+    ({'particle': 3, 'y': 8, 'x': 8}, 1.5)
+    """
+    address = normal(address)
+    file = open_image_file(address)
+    count, rows, columns = file.shape
+    array = FileImages((file,), np.zeros(count, np.int32), np.arange(count, dtype=np.int32), (rows, columns),
+                       np.dtype(np.float32))  # fmt: skip
+    size = file.voxel[0] if pixel_size is None else float(pixel_size)
+    name = address.replace("\\", "/").rpartition("/")[2]
+    ds = xr.Dataset({
+        "image": lazy(("particle", "y", "x"), array, chunk_rows(4 * rows * columns, chunk_bytes)),
+        "image_name": ("particle", text(f"{i:06d}@{name}" for i in range(1, count + 1))),
+        "particle_id": ("particle", np.arange(count, dtype=np.int64)),
+        "optics_group": ("particle", np.zeros(count, np.int32)),
+        "optics_name": ("optics", text(["opticsGroup1"])),
+    })  # fmt: skip
+    if size > 0:
+        ds["pixel_size"] = ("optics", [size])
+    return validate(ds, address)
+
+
+def save_images(ds: xr.Dataset, path: str | Path, *, dtype: str = "float32") -> None:
+    """Write the images of ``ds`` as an MRC stack of ``dtype`` float32 or float16; nothing else goes into it.
+
+    Raises
+    ------
+    SchemaError : no images or no pixel size.
+    ParameterError : images of several pixel sizes, which one header cannot hold.
+    """
+    require(ds, f"save_images({path})", ["image", "pixel_size"])
+    sizes = np.unique(ds.pixel_size.values)
+    if len(sizes) > 1:
+        raise ParameterError(f"save_images({path})", expected="one pixel size", found=f"{sizes.tolist()}")
+    write_stack(path, ds["image"], pixel_size=float(sizes[0]), dtype=dtype)
+
+
+def open_map(address: str | Path, *, pixel_size: float | None = None, anisotropic: bool = False) -> xr.Dataset:
+    """A map as the Dataset with ``map`` (z, y, x); its attributes are those of ``read_map``."""
+    volume = read_map(address, pixel_size=pixel_size, anisotropic=anisotropic)
+    return validate(xr.Dataset({"map": volume}, attrs=volume.attrs), str(address))
+
+
+def save_map(ds: Any, path: str | Path, *, name: str | None = None, pixel_size: float | None = None) -> None:
+    """Write the one map of ``ds`` (or ``name``, where there are several) as MRC.
+
+    Raises
+    ------
+    ParameterError : no map, or several and no ``name``.
+    """
+    if isinstance(ds, xr.DataArray):
+        write_map(path, ds, pixel_size=pixel_size)
+        return
+    maps = [str(n) for n, v in ds.data_vars.items() if v.dims == ("z", "y", "x")]
+    if name is None and len(maps) != 1:
+        raise ParameterError(f"save_map({path})", expected="one map", found=", ".join(maps) or "none",
+                             remedy="Give name=.")  # fmt: skip
+    require(ds, f"save_map({path})", [name or maps[0]])
+    volume = ds[name or maps[0]]
+    write_map(path, volume.assign_attrs({**ds.attrs, **volume.attrs}), pixel_size=pixel_size)
+
+
+def open_coordinates(address: str | Path) -> xr.Dataset:
+    """Particle centres of a STAR file, with its other columns.
+
+    Returns
+    -------
+    Dataset with ``coordinate`` (particle, xy): x right and y along the rows, pixels from 0.
+
+    Raises
+    ------
+    FormatError : no coordinates, or one that is not a number.
+    """
+    where = normal(address)
+    for table in read_star(address).values():
+        if {"rlnCoordinateX", "rlnCoordinateY"} <= set(table.columns):
+            import pandas as pd
+
+            rows, optics = table.copy(deep=False), pd.DataFrame({"rlnOpticsGroup": [1]})
+            if "rlnOpticsGroup" in rows:
+                optics = pd.DataFrame({"rlnOpticsGroup": np.unique(rows.rlnOpticsGroup)})
+            else:
+                rows["rlnOpticsGroup"] = 1
+            ds = from_tables(rows, optics, dim="particle", where=where)
+            ds.attrs["star_columns"] = list(table.columns)
+            return validate(ds, where)
+    raise FormatError(where, expected="_rlnCoordinateX and _rlnCoordinateY", found="no such labels")
+
+
+def save_coordinates(ds: xr.Dataset, path: str | Path) -> None:
+    """Write ``coordinate`` and the other columns of one value a particle as a STAR file."""
+    require(ds, f"save_coordinates({path})", ["coordinate"])
+    rows, _ = to_tables(ds.drop_vars("image", errors="ignore"), dim="particle")
+    if "rlnOpticsGroup" not in ds.attrs.get("star_columns", ()):
+        rows = rows.drop(columns="rlnOpticsGroup")
+    if set(rows.columns) == {"rlnCoordinateX", "rlnCoordinateY"}:
+        write_coordinates(path, ds["coordinate"].values)
+    else:
+        write_star(path, {"": rows})
+
+
+def save_store(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False, image_dtype: str = "float32") -> None:
+    """Write any Dataset of the schema as a store."""
+    save(ds, path, function="write_data", parameters={}, image_dtype=image_dtype, overwrite=overwrite)
