@@ -205,6 +205,8 @@ def _read_block(data: bytes, start: int, stop: int, where: str) -> pd.DataFrame:
             label = word[0][1:]
             if label in labels:
                 raise FormatError(at, expected="distinct labels", found=f"_{label} twice")
+            if any("\udc80" <= letter <= "\udcff" for letter in label):
+                raise FormatError(at, expected="a label in UTF-8", found=repr(label)[:60])
             labels.append(label)
             if not loop:
                 if not words and data.startswith(_MARK.encode(), end + 1, stop):  # text on the lines below
