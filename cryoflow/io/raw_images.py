@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
-from cryoflow.io.source import Source
+from cryoflow.io.source import Source, check_span
 
 __all__ = ["RawImages", "blocks", "check_range", "check_whole", "foreign_errors", "into"]
 
@@ -61,6 +61,8 @@ class RawImages:
         shape = (count, *self.shape[1:])
         if count == 0:
             return np.empty(shape, self.dtype) if out is None else out
+        stop = self.offset + (first + count - 1) * self.stride + self.image_bytes
+        check_span(self.source, self.offset + first * self.stride, stop)  # before anything is allocated
         gap = self.stride - self.image_bytes
         if not gap:
             direct = out is not None and out.dtype == self.stored and out.flags.c_contiguous
@@ -69,7 +71,7 @@ class RawImages:
             self.source.read_into(self.offset + first * self.stride, view)
         else:
             begin = self.offset + first * self.stride - (gap if self.gap_word else 0)
-            buffer = self.source.read(begin, self.offset + (first + count - 1) * self.stride + self.image_bytes)
+            buffer = self.source.read(begin, stop)
             self._check_gaps(buffer, first, count)
             strides = (self.stride, self.shape[2] * self.stored.itemsize, self.stored.itemsize)
             raw = np.ndarray(shape, self.stored, buffer, gap if self.gap_word else 0, strides)
