@@ -64,8 +64,11 @@ def test_commands_exist(page: Path) -> None:
     """Every ``cryoflow COMMAND`` of a page is a command."""
     from typer.main import get_command
 
+    import cryoflow.cli.catalog
+    import cryoflow.cli.reprocess
     import cryoflow.cli.run
-    import cryoflow.cli.stages  # noqa: F401
+    import cryoflow.cli.stages
+    import cryoflow.cli.table  # noqa: F401
     from cryoflow.cli import app
 
     known = set(getattr(get_command(app), "commands"))  # noqa: B009 - typer's own stubs hide it

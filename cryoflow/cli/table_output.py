@@ -43,15 +43,16 @@ def _safe(value: str) -> str:
 def _write(ds: Any, path: Path, images: Path | None, to: str | None, parameters: dict[str, Any]) -> None:
     from cryoflow.io.formats import write_data
 
-    options: dict[str, Any] = {"images": images} if images is not None else {}
-    if path.suffix == ".zarr":
-        options = {"function": "table", "parameters": parameters}
+    if to is None and path.suffix == ".zarr":
         if images is not None:
             raise ParameterError("--images", expected="a format beside images", found="a store, which holds them")
-    if to is None and path.suffix == ".star" and "particle" in ds.dims and "image_name" not in ds:
+        from cryoflow.io.store import save
+
+        save(ds, path, function="table", parameters=parameters)
+    elif to is None and path.suffix == ".star" and "particle" in ds.dims and "image_name" not in ds:
         _write_places(ds, path)
     else:
-        write_data(ds, path, format=to, **options)
+        write_data(ds, path, format=to, **({"images": images} if images is not None else {}))
 
 
 def _write_places(ds: Any, path: Path) -> None:

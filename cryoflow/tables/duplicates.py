@@ -23,8 +23,9 @@ def remove_duplicates(
 ) -> xr.Dataset:
     """``ds`` without rows nearer than ``distance`` (angstrom) to a better row of the same micrograph.
 
-    The rows are settled from the best down: one falls only to a row that itself was kept. Copies made by symmetry
-    expansion lie on each other: remove duplicates before.
+    The rows are settled from the best down: one falls only to a row that itself was kept. (RELION 3.1 drops every row
+    that has a later one near, even if that is dropped too.) Copies made by symmetry expansion lie on each other:
+    remove duplicates before.
 
     Parameters
     ----------

@@ -18,7 +18,8 @@ __all__ = ["head", "sample", "slice_rows", "sort"]
 def sort(ds: xr.Dataset, *keys: str) -> xr.Dataset:
     """Rows sorted by one or several keys, the first the most important; ``-key`` sorts from the largest down.
 
-    A key is a column or a formula (``defocus_u - defocus_v``). Rows of equal keys keep their order; NaN comes last.
+    A key is a column or a formula; a leading minus turns the order of the whole key round. Rows of equal keys keep
+    their order; NaN comes last.
 
     Raises
     ------
