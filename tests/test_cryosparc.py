@@ -247,6 +247,13 @@ def test_other_byte_orders_and_types_return(tmp_path: Path) -> None:
     same_bytes(tmp_path / "p.cs", tmp_path / "o.cs")
 
 
+def test_a_source_without_a_group_of_fields_gets_none(tmp_path: Path) -> None:
+    few = {n: c for n, c in table(4).items() if not n.startswith(("ctf", "location"))}
+    write_cs(tmp_path / "p.cs", few)
+    write_cryosparc(read_cryosparc(tmp_path / "p.cs", images=False), tmp_path / "o.cs")
+    same_bytes(tmp_path / "p.cs", tmp_path / "o.cs")
+
+
 def relion(rows: int, rng: np.random.Generator) -> xr.Dataset:
     """Random particles as RELION's files give them, some variables left out."""
     groups = int(rng.integers(1, 4))

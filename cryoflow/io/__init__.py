@@ -1,6 +1,7 @@
 """The borders: STAR, MRC, TIFF, atomic models and the Zarr store, with all conversions of convention."""
 
 from cryoflow.io.completion import is_complete, provenance
+from cryoflow.io.cryosparc import read_cryosparc, write_cryosparc
 from cryoflow.io.grow import append
 from cryoflow.io.micrographs import open_micrographs, read_coordinates, write_coordinates, write_micrographs
 from cryoflow.io.model import model_centre, model_to_map
@@ -21,6 +22,7 @@ __all__ = [
     "open_store",
     "provenance",
     "read_coordinates",
+    "read_cryosparc",
     "read_header",
     "read_map",
     "read_particles",
@@ -28,6 +30,7 @@ __all__ = [
     "save",
     "select",
     "write_coordinates",
+    "write_cryosparc",
     "write_map",
     "write_micrographs",
     "write_particles",

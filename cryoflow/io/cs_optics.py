@@ -127,7 +127,7 @@ def write_optics(ds: xr.Dataset, dim: str, fields: tuple[str, ...]) -> dict[str,
             out[_TILT] = (np.sin(1e-3 * array.values) * 1e7 * ds["cs"].values[:, None])[group]
         else:
             out[EXTRA + variable] = array.values[group]
-    if GROUP_ID not in ds:
+    if GROUP_ID not in ds and not fields:
         out[EXPOSURE_GROUP[0]] = np.asarray(group, np.int64) + 1
     return out
 
