@@ -38,9 +38,10 @@ def test_operations_happen_in_their_order(star: Path) -> None:
 
 def test_a_whole_chain(star: Path) -> None:
     out = star.with_name("o.star")
-    said = table(star, "--query", "half == 1", "--dedupe", 30, "--score", "max_probability", "--regex",
-                 "micrograph_name", r"job/m(\d)", r"k\1", "--expand", "D2", "--halves", "x_parent_id", "--renumber",
-                 "groups", "--set", "x_note = 'a'", "--rename", "x_note", "x_remark", "--drop", "max_probability", "-o", out)  # fmt: skip
+    edit = ["--regex", "micrograph_name", r"job/m(\d)", r"k\1", "--set", "x_note = 'a'", "--rename", "x_note"]
+    edit += ["x_remark", "--drop", "max_probability"]
+    group = ["--expand", "D2", "--halves", "x_parent_id", "--renumber", "groups"]
+    said = table(star, "--query", "half == 1", "--dedupe", 30, "--score", "max_probability", *group, *edit, "-o", out)
     rows = read_star(out)["particles"]
     assert said.strip() == f"{len(rows)} of 60 rows: {out}"
     assert len(rows) % 4 == 0
