@@ -43,7 +43,7 @@ def binary(columns: list[tuple[int, int, str, list[float]]], extra: bytes = b"")
     return raw + extra
 
 
-BINARY = [
+BINARY: list[tuple[int, int, str, list[float]]] = [
     (1, 9, "I", [1, 2, 7]),
     (4, 3, "f", [275.0, 10.0, 0.0]),
     (4194304, 3, "f", [60.0, 20.0, 0.0]),
@@ -141,8 +141,8 @@ def test_round_trips_of_random_sets(tmp_path: Path, suffix: str) -> None:
         assert apart.max() < 1e-4
         for name in ("half", "micrograph_name", "image_name"):
             assert back[name].values.tolist() == ds[name].values.tolist()
-        tilt = [d.beam_tilt.values[d.optics_group.values] for d in (back, ds)]
-        np.testing.assert_allclose(*tilt, atol=1e-6)
+        mine, theirs = (d.beam_tilt.values[d.optics_group.values] for d in (ds, back))
+        np.testing.assert_allclose(theirs, mine, atol=1e-6)
 
 
 def test_from_relion_and_back(data: Path, tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ def test_matrix_is_the_published_one() -> None:
     np.testing.assert_allclose(frealign_to_matrix(20.0, 50.0, 110.0), expected, atol=1e-12)
 
 
+def test_shifts_are_taken_off() -> None:
+    """An image moved by (3, -2) is brought back by the published phase, exp(+i (SHX kx + SHY ky)), of (3, -2)."""
+    image = np.random.default_rng(0).normal(size=(16, 16))
+    moved = np.roll(image, (-2, 3), axis=(0, 1))
+    k = 2 * np.pi * np.fft.fftfreq(16)
+    phase = np.exp(1j * (3 * k[None, :] - 2 * k[:, None]))
+    np.testing.assert_allclose(np.fft.ifft2(np.fft.fft2(moved) * phase).real, image, atol=1e-12)
+
+
 def consistency(images: NDArray[np.float64], rotation: NDArray[np.float64], radius: int = 7) -> float:
     """Mean correlation of each particle's low frequencies with the slice of a map made of all the others."""
     n, g = images.shape[1], 2 * radius + 5

@@ -68,7 +68,7 @@ def matrix_to_eman(rotation: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[A
 
 def _transform(value: Any, where: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rotation (3, 3) and translation (2,) of a Transform: its matrix, or angles of type eman or spider."""
-    fields = value if isinstance(value, dict) else {}
+    fields = _fields(value)
     if "matrix" in fields:
         words = fields["matrix"]
         if isinstance(words, str):
@@ -150,7 +150,7 @@ def read_eman_list(
     n = len(section)
     ds = xr.Dataset({"particle_id": ("particle", np.arange(n, dtype=np.int64))})
     poses = [a.pop("xform.projection", None) for a in attributes]
-    ctf = [a.get("ctf") if isinstance(a.get("ctf"), dict) else {} for a in attributes]
+    ctf = [_fields(a.get("ctf")) for a in attributes]
     columns = _ctf_columns(ds, ctf, [f"{where}, line {line}" for line in lines])
     for a in ("apix_x", "apix"):
         if "pixel_size" not in columns and all(isinstance(row.get(a), int | float) for row in attributes):
@@ -184,6 +184,10 @@ def read_eman_list(
             allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes,
         )  # fmt: skip
     return validate(ds, where)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _rows(data: str, where: str) -> tuple[list[int], NDArray[np.int64], list[str], list[dict[str, Any]]]:
@@ -310,8 +314,7 @@ def _row_attributes(ds: xr.Dataset) -> list[dict[str, Any]]:
                   (("voltage", "voltage"), ("cs", "cs"), ("apix", "pixel_size"))}  # fmt: skip
         ampcont = (100 * ds["amplitude_contrast"].values[group]).round(9).tolist()
         for i, row in enumerate(rows):
-            before = row.get("ctf") if isinstance(row.get("ctf"), dict) else {}
-            row["ctf"] = _CTF_REST | before | {
+            row["ctf"] = _CTF_REST | _fields(row.get("ctf")) | {
                 "__class__": "EMAN2Ctf", "defocus": round((u[i] + v[i]) / 2e4, 10), "ampcont": ampcont[i],
                 "dfdiff": round((u[i] - v[i]) / 1e4, 10), "dfang": float(angle[i]),
                 **{key: values[i] for key, values in optics.items()},

@@ -106,12 +106,12 @@ def read_epu(
         for i, name in ((1, "x_foil_hole"), (2, "x_template_area")):
             ds[name] = ("micrograph", text(m[i] for m in numbers if m))
     columns = {}
-    for name, given in (("pixel_size", pixel_size), ("voltage", voltage)):
+    for name, own in (("pixel_size", pixel_size), ("voltage", voltage)):
         missing = next((p for p, row in zip(paths, rows, strict=True) if row.get(name, 0) <= 0), None)
-        if given is None and missing is not None:
+        if own is None and missing is not None:
             raise FormatError(str(missing), expected=f"a {name.replace('_', ' ')} above 0", found="none",
                               remedy=f"Give {name}=.")  # fmt: skip
-        if given is None:
+        if own is None:
             columns[name] = np.array([row[name] for row in rows])
     given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
     optics_variables(ds, "micrograph", "read_epu", columns, given)
@@ -161,8 +161,8 @@ def _files(files: str | Path | Iterable[str | Path]) -> list[str | Path]:
         return list(files)
     folder = Path(files)
     if folder.is_dir():
-        found = (p for p in folder.rglob("*.xml") if _NAME.match(p.name) and "raction" not in p.name)
-        return sorted(found, key=lambda p: (p.name, str(p)))
+        found = [p for p in folder.rglob("*.xml") if _NAME.match(p.name) and "raction" not in p.name]
+        return [*sorted(found, key=lambda p: (p.name, str(p)))]
     return [files]
 
 
