@@ -93,6 +93,8 @@ _ALL = (
     Variable("ctf_quality", ("micrograph", "shell"), "f", "", "Correlation of profile and fit around each frequency"),
     # movies ----------------------------------------------------------------------------------------------------------
     Variable("movie", ("movie", "frame", "y", "x"), "fiu", "", "Frames as recorded"),
+    Variable("movie_name", ("movie",), "U", "", "File of the movie", "rlnMicrographMovieName"),
+    Variable("frames", ("movie",), "iu", "", "Frames recorded; the frame axis is zeros beyond"),
     Variable("gain", ("y", "x"), "f", "", "Gain reference multiplying the frames"),
     Variable("frame_shift", ("frame", "xy"), "f", "pixel", "Displacement that corrects each frame"),
     Variable("motion_coefficient", ("xy", "term", "power"), "f", "pixel", "Local motion: 1 u uu v vv uv by z zz zzz"),

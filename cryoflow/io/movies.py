@@ -1,0 +1,285 @@
+"""Movies: a folder, a list or a STAR file of them (MRC, TIFF, EER) as one lazy Dataset, with gain and dose."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from cryoflow.errors import CryoflowError, FormatError, ParameterError
+from cryoflow.io.address import resolve
+from cryoflow.io.image_file import ImageFile, open_image_file, open_image_files
+from cryoflow.io.lazy import CHUNK_BYTES, chunk_rows
+from cryoflow.io.mrc import check_pixel_size, contradicts
+from cryoflow.io.relion import from_tables, split_optics, text
+from cryoflow.io.source import is_remote, normal
+from cryoflow.io.star import read_star
+from cryoflow.schema import validate
+
+__all__ = ["MovieFrames", "open_movies"]
+
+_SUFFIXES = (".mrc", ".mrcs", ".tif", ".tiff", ".eer")
+_PARENTS = 4  # RELION's names are relative to the project
+
+
+@dataclass(frozen=True)
+class MovieFrames(BackendArray):
+    """Frames of many movies as one array (movie, frame, y, x). A movie's own frames come first, then zeros.
+
+    ``file[i]`` is the index of movie i in ``files``, -1 where it cannot be read.
+    """
+
+    files: tuple[ImageFile, ...]
+    file: NDArray[np.int32]
+    extent: tuple[int, int, int]
+    dtype: np.dtype[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.file), *self.extent)
+
+    @property
+    def ndim(self) -> int:
+        return 4
+
+    def token(self) -> str:
+        """Name of the content: the files as they were when they were opened."""
+        digest = hashlib.sha256(self.file.tobytes() + f"{self.extent} {self.dtype}".encode())
+        for file in self.files:
+            digest.update(f"{file.token()}\n".encode())
+        return digest.hexdigest()[:32]
+
+    def __dask_tokenize__(self) -> str:
+        return self.token()
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        movies, frames = (np.arange(n)[k] for n, k in zip(self.shape[:2], key[:2]))
+        out = np.zeros((np.size(movies), np.size(frames), *self.extent[1:]), self.dtype)
+        for movie, place in zip(np.atleast_1d(movies), out, strict=True):
+            if self.file[movie] >= 0:
+                _fill(place, self.files[self.file[movie]], np.atleast_1d(frames))
+        lead = tuple(0 if np.ndim(n) == 0 else slice(None) for n in (movies, frames))
+        return np.asarray(out[(*lead, slice(None), slice(None))][(..., *key[2:])])
+
+
+def _fill(out: NDArray[Any], file: ImageFile, frames: NDArray[np.int64]) -> None:
+    """Put ``frames`` of ``file`` into ``out``, those that follow each other by one call; others stay zero."""
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(frames) != 1])) if len(frames) else []
+    for first, stop in zip(starts, [*starts[1:], len(frames)], strict=True):
+        count = min(stop - first, file.shape[0] - int(frames[first]))
+        if count > 0:
+            file.read(int(frames[first]), int(count), out[first : first + count])
+
+
+def open_movies(
+    source: str | Path | Iterable[str | Path],
+    *,
+    pixel_size: float | None = None,
+    voltage: float | None = None,
+    cs: float | None = None,
+    amplitude_contrast: float | None = None,
+    gain: str | Path | None = None,
+    dose_per_frame: float | None = None,
+    root: str | Path | None = None,
+    trust_given: bool = False,
+    allow_outside: bool = False,
+    chunk_bytes: float = CHUNK_BYTES,
+) -> xr.Dataset:
+    """Open movies lazily; broken ones stay as rows with ``usable`` False and a ``reason``.
+
+    Parameters
+    ----------
+    source : a folder (its .mrc, .mrcs, .tif, .tiff and .eer files), a pattern with ``*``, a list of files or URLs, or
+        RELION's STAR file of movies (its optics are used where a parameter below is not given).
+    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction.
+    gain : image that multiplies the frames, of their size.
+    dose_per_frame : electrons a square angstrom; by default what EER files say.
+    root : folder that the names of a STAR file are relative to; by default the first of its folder and the four above
+        it in which a movie is found.
+    trust_given : accept a pixel size that headers contradict by more than 1 %.
+    allow_outside : accept names of a STAR file that lead out of ``root``.
+    chunk_bytes : size of a chunk of frames, in their own type.
+
+    Returns
+    -------
+    Dataset with ``movie`` (movie, frame, y, x) in the type of the files (float32 if they differ), ``frames`` (how many
+    each movie has: the frame axis is as long as the longest movie, and zeros beyond a movie's own frames, which are
+    never stored or read), ``movie_name``, ``usable``, ``reason`` and the optics. Frames of the commonest size are read;
+    a movie of another size, truncated or unreadable is set aside.
+
+    Raises
+    ------
+    ParameterError : no movies, a wrong parameter, a gain of another size, or a pixel size that headers contradict.
+    FormatError : none of the movies can be read, or a damaged STAR file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from cryoflow.io import write_stack
+    >>> folder = tempfile.mkdtemp()
+    >>> for name, frames in (("a", 5), ("b", 3)):
+    ...     image = xr.DataArray(np.ones((frames, 8, 8)), dims=("frame", "y", "x"))
+    ...     write_stack(f"{folder}/{name}.mrcs", image, pixel_size=1.0)
+    >>> ds = open_movies(folder, pixel_size=1.0)
+    >>> ds.movie.shape, ds.frames.values.tolist(), float(ds.movie[1].sum())
+    ((2, 5, 8, 8), [5, 3], 192.0)
+    """
+    where = f"open_movies({source})" if isinstance(source, str | Path) else "open_movies"
+    base, names, ds, addresses = _sources(source, root, where, allow_outside)
+    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
+    _optics(ds, given, where)
+    opened, problems = _inspect(addresses)
+    if not any(opened):
+        raise FormatError(where, expected="at least one movie that can be read", found=f"{len(names)} broken ones",
+                          remedy=f"The first: {problems[0]}")  # fmt: skip
+    if "pixel_size" in ds and not trust_given:
+        _check_sizes(opened, problems, ds, where)
+    frame = Counter(file.shape[1:] for file in opened if file is not None).most_common(1)[0][0]
+    for i, file in enumerate(opened):
+        if file is not None and file.shape[1:] != frame:
+            problems[i], opened[i] = f"frames of {file.shape[1:]}, not {frame} as the others", None
+    ds["movie_name"] = ("movie", text(names))
+    ds["frames"] = ("movie", np.array([0 if f is None else f.shape[0] for f in opened], np.int32))
+    ds["usable"] = ("movie", np.array([not p for p in problems]))
+    ds["reason"] = ("movie", text(problems))
+    ds["movie"] = _lazy(opened, frame, chunk_bytes)
+    dose = _dose(opened, dose_per_frame, where)
+    if dose is not None:
+        ds["dose_per_frame"] = ("movie", dose)
+    if gain is not None:
+        ds["gain"] = (("y", "x"), _gain(gain, frame))
+    ds.attrs["root"] = base
+    return validate(ds, where)
+
+
+def _sources(
+    source: Any, root: str | Path | None, where: str, allow_outside: bool
+) -> tuple[str, list[str], xr.Dataset, list[str]]:
+    """Root, names relative to it (or whole), what a STAR file says, and the addresses of the movies."""
+    if isinstance(source, str | Path) and normal(source).partition("?")[0].endswith(".star"):
+        star = normal(source)
+        base, names, ds = _from_star(star, root)
+        rows = [f"{star}, row {i}" for i in range(1, len(names) + 1)]
+        return base, names, ds, [
+            resolve(n, base, where=row, allow_outside=allow_outside) for n, row in zip(names, rows, strict=True)
+        ]
+    if not isinstance(source, str | Path):
+        paths = [normal(p) for p in source]
+    elif Path(source).is_dir():
+        paths = [str(p) for p in sorted(Path(source).iterdir()) if p.suffix.lower() in _SUFFIXES and p.is_file()]
+    elif is_remote(source) or Path(source).is_file():
+        paths = [normal(source)]
+    else:
+        paths = sorted(glob.glob(str(source), recursive=True))  # noqa: PTH207
+    if not paths:
+        raise ParameterError(where, expected="movies (.mrc, .mrcs, .tif, .tiff, .eer)", found="no such file",
+                             remedy="Check the path.")  # fmt: skip
+    folders = {p.replace("\\", "/").rpartition("/")[0] for p in paths}
+    base = folders.pop() if len(folders) == 1 else ""
+    names = [p[len(base) :].lstrip("/") if base else p for p in paths]
+    ds = xr.Dataset({
+        "optics_name": ("optics", text(["opticsGroup1"])),
+        "optics_group": ("movie", np.zeros(len(names), np.int32)),
+    })  # fmt: skip
+    return base, names, ds, paths
+
+
+def _from_star(star: str, root: str | Path | None) -> tuple[str, list[str], xr.Dataset]:
+    rows, optics = split_optics(read_star(star), "movies", star)
+    if "rlnMicrographMovieName" not in rows:
+        raise FormatError(star, expected="_rlnMicrographMovieName", found=f"labels {', '.join(rows.columns)}")
+    names = [str(n) for n in rows.rlnMicrographMovieName]
+    ds = from_tables(rows, optics, dim="movie", where=star).drop_vars("x_rlnMicrographMovieName", errors="ignore")
+    if "micrograph_pixel_size" in ds and "pixel_size" not in ds:  # here the images are the movies
+        ds = ds.assign(pixel_size=ds["micrograph_pixel_size"]).drop_vars("micrograph_pixel_size")
+    if root is not None:
+        return normal(root), names, ds
+    folder = star.rpartition("/")[0]
+    if is_remote(star):
+        return folder, names, ds
+    at = Path(star).resolve().parent
+    found = next((c for c in (at, *at.parents[:_PARENTS]) if any((c / n).is_file() for n in names[:20])), at)
+    return str(found), names, ds
+
+
+def _optics(ds: xr.Dataset, given: Mapping[str, float | None], where: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            ds[name] = ("optics", np.full(ds.sizes["optics"], float(value)))
+        if name in ds:
+            low = float(ds[name].values.min())
+            if not np.isfinite(low) or low < 0 or (low == 0 and name in ("pixel_size", "voltage")):
+                raise ParameterError(where, expected=f"{name} above 0", found=f"{low:g}", remedy=f"Give {name}=.")
+
+
+def _inspect(addresses: list[str]) -> tuple[list[ImageFile | None], list[str]]:
+    """The movies that can be read, and why others cannot."""
+    opened: list[ImageFile | None] = []
+    problems: list[str] = []
+    for file, address in zip(open_image_files(addresses), addresses, strict=True):
+        broken = isinstance(file, CryoflowError)
+        short = address.rpartition("/")[2]
+        problems.append(str(file).replace(address, short) if broken else "")
+        opened.append(None if isinstance(file, CryoflowError) else file)
+    return opened, problems
+
+
+def _check_sizes(opened: list[ImageFile | None], problems: list[str], ds: xr.Dataset, where: str) -> None:
+    group = ds.optics_group.values
+    for number in np.unique(group):
+        files = [f for f, g in zip(opened, group, strict=True) if f is not None and g == number]
+        check_pixel_size(files, float(ds.pixel_size[number]), where)
+    for i, file in enumerate(opened):
+        said = float(ds.pixel_size[group[i]])
+        if file is not None and contradicts(file, said):
+            problems[i], opened[i] = f"pixel size {file.voxel[0]:g} A in its header, not {said:g} A", None
+
+
+def _lazy(opened: list[ImageFile | None], frame: tuple[int, int], chunk_bytes: float) -> xr.Variable:
+    files = tuple(f for f in opened if f is not None)
+    types = {file.dtype for file in files}
+    dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
+    index = np.full(len(opened), -1, np.int32)
+    index[[i for i, f in enumerate(opened) if f is not None]] = np.arange(len(files))
+    longest = max(file.shape[0] for file in files)
+    array = MovieFrames(files, index, (longest, *frame), dtype)
+    variable = xr.Variable(("movie", "frame", "y", "x"), indexing.LazilyIndexedArray(array))
+    step = min(longest, chunk_rows(frame[0] * frame[1] * dtype.itemsize, chunk_bytes))
+    chunked: xr.Variable = variable.chunk({"movie": 1, "frame": step}, name=f"movies-{array.token()}-{step}")  # type: ignore[attr-defined]
+    return chunked
+
+
+def _dose(opened: list[ImageFile | None], given: float | None, where: str) -> NDArray[np.float64] | None:
+    """Exposure of a frame of each movie; NaN where the file does not say."""
+    if given is not None:
+        if not np.isfinite(given) or given <= 0:
+            raise ParameterError(where, expected="dose_per_frame above 0", found=f"{given:g}")
+        return np.full(len(opened), float(given))
+    from cryoflow.io.eer import EerImages
+
+    said = [f.header.dose_per_frame * (f.first[1] - f.first[0]) if isinstance(f, EerImages) else 0.0 for f in opened]
+    return np.array([d or np.nan for d in said]) if any(said) else None
+
+
+def _gain(path: str | Path, frame: tuple[int, int]) -> NDArray[np.float32]:
+    file = open_image_file(path)
+    if file.shape[0] != 1 or file.shape[1:] != frame:
+        raise ParameterError(f"gain {path}", expected=f"one image of {frame}, the size of the frames",
+                             found=f"{file.shape}", remedy="Turn or bin the gain as the frames are.")  # fmt: skip
+    gain: NDArray[np.float32] = file.read(0, 1)[0].astype(np.float32)
+    if not np.isfinite(gain).all():
+        raise ParameterError(f"gain {path}", expected="finite values", found="NaN or infinity")
+    return gain
