@@ -82,9 +82,9 @@ def open_tiff(address: str | Path, *, check_size: bool = True) -> TiffImages:
     --------
     >>> import tempfile, numpy as np, tifffile
     >>> path = tempfile.mkdtemp() + "/a.tif"
-    >>> tifffile.imwrite(path, np.arange(24, dtype=np.uint8).reshape(2, 3, 4), compression="lzw")
+    >>> tifffile.imwrite(path, np.arange(40, dtype=np.uint8).reshape(2, 4, 5), compression="lzw")
     >>> open_tiff(path).read(0, 1).tolist()  # rows from the bottom
-    [[[8, 9, 10, 11], [4, 5, 6, 7], [0, 1, 2, 3]]]
+    [[[15, 16, 17, 18, 19], [10, 11, 12, 13, 14], [5, 6, 7, 8, 9], [0, 1, 2, 3, 4]]]
     """
     source = open_source(address)
     offsets: list[int] = []
