@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -18,9 +19,6 @@ from cryoflow.io.relion import from_tables, split_optics, text, to_blocks
 from cryoflow.io.source import normal
 from cryoflow.io.star import read_star, write_star
 from cryoflow.schema import require, validate
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["read_particles", "write_particles"]
 
@@ -91,7 +89,8 @@ def read_particles(
         if "rlnImageName" not in rows:
             raise FormatError(star, expected="_rlnImageName", found=f"labels {', '.join(rows.columns)}",
                               remedy="Pass images=False to read the metadata alone.")  # fmt: skip
-        names, file, section = image_numbers(rows.rlnImageName, star)
+        names, file, section = image_numbers([str(name) for name in rows.rlnImageName], star)
+        del rows  # its text is as large as all the rest
         ds = attach_images(ds, names, file, section, where=star, root=root, base=folder_of(star),
                            allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes)  # fmt: skip
     return validate(ds, star)
@@ -111,19 +110,25 @@ def _check_pixel_sizes(ds: xr.Dataset, star: str, mixed: bool) -> None:
         )  # fmt: skip
 
 
-def image_numbers(names: pd.Series[Any], star: str) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
-    """The distinct stacks, and for each row the number of its stack and its section in it (from 0)."""
-    parts = names.astype("str").str.partition("@")
-    numbered = (parts[1] == "@").to_numpy()
-    number = np.ones(len(names), np.int64)
-    try:
-        number[numbered] = parts[0][numbered].astype(np.int64)
-    except ValueError:
-        bad = np.flatnonzero(numbered & ~parts[0].str.fullmatch(r"\d+").to_numpy())[0]
-        raise FormatError(f"{star}, row {bad + 1}", expected="an image name like 000001@stack.mrcs",
-                          found=repr(names.iloc[bad])) from None  # fmt: skip
-    codes, files = parts[2].where(numbered, parts[0]).factorize()
-    return [str(name) for name in files], codes.astype(np.int32), number - 1
+def image_numbers(names: Sequence[str], star: str) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
+    """The distinct stacks of image names, and for each row the number of its stack and its section in it (from 0).
+
+    >>> image_numbers(["000002@a.mrcs", "1@b.mrcs", "1@a.mrcs", "c.mrc"], "p.star")[::2]
+    (['a.mrcs', 'b.mrcs', 'c.mrc'], array([1, 0, 0, 0]))
+    """
+    index: dict[str, int] = {}
+    number_of = index.setdefault
+    file, section = array("i"), array("q")
+    for name in names:  # twice as fast as column operations, and without their copies
+        number, at, stack = name.partition("@")
+        if not at:
+            number, stack = "1", name
+        if not number.isdecimal() or len(number) > 18:
+            raise FormatError(f"{star}, row {len(file) + 1}", expected="an image name like 000001@stack.mrcs",
+                              found=repr(name))  # fmt: skip
+        file.append(number_of(stack, len(index)))
+        section.append(int(number) - 1)
+    return list(index), np.asarray(file, np.int32), np.asarray(section, np.int64)
 
 
 def write_particles(
