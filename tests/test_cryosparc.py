@@ -117,7 +117,7 @@ def test_the_pair_agrees_after_conversion_both_ways(data: Path, tmp_path: Path) 
 @pytest.mark.data
 def test_particles_are_dark_where_the_sign_says_so(data: Path) -> None:
     ds = read_cryosparc(data / "particles/empiar_10076_7.cs")
-    assert ds.attrs["contrast"] == ds.image.attrs["contrast"] == "dark"
+    assert ds.attrs["image_contrast"] == ds.image.attrs["contrast"] == "dark"
     y, x = np.indices((320, 320)) - 160
     inside = np.hypot(y, x) < 60
     means = ds.image.values[:, inside].mean(axis=1) - ds.image.values[:, ~inside].mean(axis=1)
@@ -364,7 +364,7 @@ def test_images_are_bit_equal_and_keep_their_contrast(tmp_path: Path) -> None:
     write_cryosparc(ds, tmp_path / "out/q.cs", images=tmp_path / "out/stack.mrc")
     back = read_cryosparc(tmp_path / "out/q.cs")
     np.testing.assert_array_equal(back.image.values, images)
-    assert back.attrs["contrast"] == "dark"
+    assert back.image.attrs["contrast"] == "dark"
     a, b = np.load(tmp_path / "J2/p.cs"), np.load(tmp_path / "out/q.cs")
     assert [n for n in a.dtype.names if a[n].tobytes() != b[n].tobytes()] == ["blob/path", "blob/idx"]
     write_cryosparc(ds, tmp_path / "full.cs", names="absolute")
@@ -372,6 +372,33 @@ def test_images_are_bit_equal_and_keep_their_contrast(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"full\.cs, row 1"):
         read_cryosparc(tmp_path / "full.cs", root=tmp_path / "out")
     assert read_cryosparc(tmp_path / "full.cs", root=tmp_path / "out", allow_outside=True).sizes["particle"] == 9
+
+
+def test_a_mark_before_names_is_dropped_and_returns(tmp_path: Path) -> None:
+    write_cs(tmp_path / "p.cs", table(3, blob__path=b">a.mrc", location__micrograph_path=b">m.mrc"))
+    ds = read_cryosparc(tmp_path / "p.cs", images=False)
+    assert str(ds.image_name.values[0]).endswith("@a.mrc")
+    assert str(ds.micrograph_name.values[0]) == "m.mrc"
+    write_cryosparc(ds, tmp_path / "o.cs")
+    same_bytes(tmp_path / "p.cs", tmp_path / "o.cs")
+
+
+def test_micrographs_of_other_programs_get_what_an_import_needs(tmp_path: Path) -> None:
+    text = np.dtypes.StringDType()
+    row = {"optics_group": np.zeros(2, np.int32), "micrograph_name": np.array(["a.mrc", "b.mrc"], text),
+           "defocus_u": np.array([9e3, 8e3]), "defocus_v": np.array([8e3, 8e3]), "defocus_angle": np.zeros(2),
+           "exposure": np.full(2, 40.0), "usable": np.array([True, False]),
+           "reason": np.array(["", "no rings"], text)}  # fmt: skip
+    ds = xr.Dataset({n: ("micrograph", v) for n, v in row.items()})
+    ds["micrograph"] = (("micrograph", "y", "x"), np.zeros((2, 30, 20), "f4"))
+    for name, value in (("pixel_size", 1.5), ("voltage", 300.0), ("cs", 2.7), ("amplitude_contrast", 0.1)):
+        ds[name] = ("optics", [value])
+    write_cryosparc(ds, tmp_path / "m.cs")
+    cs = read_cs(tmp_path / "m.cs")
+    assert cs["micrograph_blob/shape"].tolist() == [[30, 20]] * 2
+    assert cs["mscope_params/accel_kv"].tolist() == [300, 300]
+    back = read_cryosparc(tmp_path / "m.cs", images=False)
+    agree(ds.drop_vars("micrograph"), back)
 
 
 # uids ----------------------------------------------------------------------------------------------------------------

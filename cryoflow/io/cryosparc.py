@@ -58,9 +58,9 @@ def read_cryosparc(
 
     Returns
     -------
-    Dataset over ``particle`` (or ``micrograph``). ``attrs["contrast"]`` says whether particles are "dark" or "bright"
-    in their images (``blob/sign`` -1 or 1): the images are as they are on disk, never inverted. Fields without a
-    variable are kept as ``x_cs_<group>__<name>``; docs/cryosparc.md lists every field.
+    Dataset over ``particle`` (or ``micrograph``). ``attrs["image_contrast"]`` says whether particles are "dark" or
+    "bright" in their images (``blob/sign`` -1 or 1): the images are as they are on disk, never inverted. Fields without
+    a variable are kept as ``x_cs_<group>__<name>``; docs/cryosparc.md lists every field.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def read_cryosparc(
     ds["particle_id"] = (dim, ds[UID].values.astype(np.uint64))
     contrast = _contrast(columns, where)
     if contrast:
-        ds.attrs["contrast"] = contrast
+        ds.attrs["image_contrast"] = contrast
     if images:
         if "image_name" not in ds:
             raise FormatError(where, expected="blob/path and blob/idx", found=f"fields {', '.join(columns)}"[:300],
@@ -135,7 +135,10 @@ def _finish_micrographs(
     ds: xr.Dataset, where: str, images: bool, root: Any, allow_outside: bool, trust_given: bool
 ) -> xr.Dataset:
     rows = ds.sizes["micrograph"]
-    ds["usable"], ds["reason"] = ("micrograph", np.ones(rows, bool)), ("micrograph", text([""] * rows))
+    said = ds["usable"].values.astype(bool) if "usable" in ds else np.ones(rows, bool)
+    ds["usable"] = ("micrograph", said)
+    if "reason" not in ds:
+        ds["reason"] = ("micrograph", text([""] * rows))
     if images:
         from cryoflow.io.address import folders_above, resolve
         from cryoflow.io.micrographs import open_micrographs
@@ -146,11 +149,14 @@ def _finish_micrographs(
         base = root or next((f for f in folders if any((Path(f) / n).is_file() for n in names[:20])), folders[0])
         paths = [resolve(n, base, where=f"{where}, row {i + 1}", allow_outside=allow_outside)
                  for i, n in enumerate(names)]  # fmt: skip
-        said = {n: float(ds[n].values[0]) if n in ds else 0.1 for n in _OPTICS}
+        optics = {n: float(ds[n].values[0]) if n in ds else 0.1 for n in _OPTICS}
         opened = open_micrographs(
-            paths, pixel_size=said["pixel_size"], voltage=said["voltage"], cs=said["cs"],
-            amplitude_contrast=said["amplitude_contrast"], trust_given=trust_given,
+            paths, pixel_size=optics["pixel_size"], voltage=optics["voltage"], cs=optics["cs"],
+            amplitude_contrast=optics["amplitude_contrast"], trust_given=trust_given,
         )  # fmt: skip
-        ds = ds.assign({n: opened[n].variable for n in ("micrograph", "usable", "reason")})
+        broken = ~opened["usable"].values
+        ds["usable"] = ("micrograph", said & ~broken)
+        ds["reason"] = ("micrograph", np.where(broken, opened["reason"].values, ds["reason"].values))
+        ds["micrograph"] = opened["micrograph"].variable
         ds.attrs["root"] = str(base)
     return validate(ds, where)

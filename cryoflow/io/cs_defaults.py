@@ -92,6 +92,8 @@ def complete(
             out[field] = np.array([known[n] for n in names], np.uint64)
         elif field.endswith("exp_group_id") and "ctf/exp_group_id" in optics:
             out[field] = np.asarray(optics["ctf/exp_group_id"], np.uint32)
+        elif field.startswith("mscope_params/") and f"ctf/{field.partition('/')[2]}" in optics:
+            out[field] = np.asarray(optics[f"ctf/{field.partition('/')[2]}"], dtype)
         elif neutral is not None and field not in linked:
             out[field] = np.full((rows, width) if width else rows, neutral, dtype)
     return out

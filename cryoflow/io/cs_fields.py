@@ -204,7 +204,8 @@ def _scaled(field: str, variable: str, factor: float = 1.0) -> Link:
 
 def _named(field: str, variable: str) -> Link:
     def read(cs: Columns, where: str) -> dict[str, NDArray[Any]]:
-        return {variable: _text(*words(cs, field, where))}
+        names, code = words(cs, field, where)
+        return {variable: _text([name.removeprefix(">") for name in names], code)}
 
     def write(ds: Mapping[str, NDArray[Any]], _cs: Columns) -> dict[str, NDArray[Any]]:
         return {field: _bytes(ds[variable])}
@@ -215,6 +216,7 @@ def _named(field: str, variable: str) -> Link:
 def _read_image(cs: Columns, where: str) -> dict[str, NDArray[Any]]:
     names, code = words(cs, "blob/path", where)
     index = _whole(numbers(cs, "blob/idx", where), "blob/idx", 0, 2**31 - 2, where)
+    names = [name.removeprefix(">") for name in names]  # the mark of names relative to the table
     text = [f"{i + 1:06d}@{names[c]}" for i, c in zip(index.tolist(), code.tolist(), strict=True)]
     return {"image_name": np.array(text, np.dtypes.StringDType())}
 

@@ -75,7 +75,7 @@ def write_cryosparc(
     if images is not None:
         require(ds, where, ["image", "pixel_size"])
         write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
-        sign = next((s for s, c in CONTRAST.items() if ds["image"].attrs.get("contrast") == c), 1.0)
+        sign = _sign(ds)
         stack, folder = Path(images).resolve(), target.resolve().parent
         name = stack.relative_to(folder) if stack.is_relative_to(folder) else stack
         ds = ds.assign(image_name=(dim, text(f"{i:06d}@{name}" for i in range(1, rows + 1))))
@@ -90,6 +90,8 @@ def write_cryosparc(
         tolerance = _TEXT
     if dim == "particle" and ("image_name" in ds or "blob/shape" in kept):
         _blob(ds, kept, rows, box, sign, images is not None, where)
+    if dim == "micrograph" and "micrograph" in ds and "micrograph_blob/shape" not in kept:
+        kept["micrograph_blob/shape"] = np.tile(np.array(ds["micrograph"].shape[1:], np.uint32), (rows, 1))
     if micrograph_shape is not None and "location/micrograph_shape" not in kept:
         kept["location/micrograph_shape"] = np.tile(np.array(micrograph_shape, np.uint32), (rows, 1))
     if flip_y and "coordinate" in ds and "location/micrograph_shape" in kept:
@@ -114,8 +116,9 @@ def _absolute(ds: xr.Dataset, dim: str, where: str) -> xr.Dataset:
 def _uids(ds: xr.Dataset, dim: str, new: bool, where: str) -> NDArray[np.uint64]:
     """The uids that rows brought from cryoSPARC, or new ones from the names of images."""
     known = _numbers(ds[UID].values, where) if UID in ds else None
-    if known is None and "particle_id" in ds and ds["particle_id"].dtype == np.uint64:
-        known = ds["particle_id"].values
+    if known is None and "particle_id" in ds:
+        ours = ds["particle_id"].dtype != np.uint64 and "cs_fields" not in ds.attrs  # numbers from 0
+        known = None if ours else ds["particle_id"].values
     if known is None or new:
         names = ds["image_name"] if "image_name" in ds else ds.get("micrograph_name")
         texts = [str(n) for n in names.values.tolist()] if names is not None else [""] * ds.sizes[dim]
@@ -160,6 +163,11 @@ def _of_original(source: Columns, uid: NDArray[np.uint64], where: str) -> dict[s
     return {f: c for f, c in joined.items() if f != "uid"}
 
 
+def _sign(ds: xr.Dataset) -> float:
+    said = ds["image"].attrs.get("contrast") if "image" in ds else None
+    return next((sign for sign, contrast in CONTRAST.items() if said == contrast), 1.0)
+
+
 def _blob(
     ds: xr.Dataset, kept: dict[str, NDArray[Any]], rows: int, box: int | None, sign: float | None, new: bool, where: str
 ) -> None:
@@ -173,6 +181,6 @@ def _blob(
             raise ParameterError(where, expected="the box of the images", found="none", remedy="Give box= in pixels.")
         kept["blob/shape"] = np.full((rows, 2), box, np.uint32)
     if sign is None and "blob/sign" not in kept:
-        sign = next((s for s, c in CONTRAST.items() if ds.attrs.get("contrast") == c), 1.0)
+        sign = _sign(ds)
     if sign is not None:
         kept["blob/sign"] = np.full(rows, sign, np.float32)

@@ -114,12 +114,12 @@ def read_group(group: Group, where: str) -> dict[str, NDArray[Any]]:
     """
     tables: dict[str, dict[str, NDArray[Any]]] = {}
     for name, (address, count) in group.results.items():
-        table = tables.setdefault(address, {}) or tables.setdefault(address, {})
-        if not table:
-            table.update(read_cs(address))
-        if count is not None and count != len(table["uid"]):
+        if address not in tables:
+            tables[address] = read_cs(address)
+        rows = len(tables[address]["uid"])
+        if count is not None and count != rows:
             raise FormatError(
-                f"{where}, result {name}", expected=f"num_items {len(table['uid'])}, as many as {address} holds",
+                f"{where}, result {name}", expected=f"num_items {rows}, as many as {address} holds",
                 found=f"{count}", remedy="Correct num_items, or name the right file.",
             )  # fmt: skip
     owner = {name: address for name, (address, _) in group.results.items()}
