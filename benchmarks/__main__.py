@@ -10,6 +10,7 @@ HERE = Path(__file__).parent
 RUNS: list[list[str]] = [
     ["bench_likelihood.py"],
     ["bench_store.py"],
+    ["bench_star.py"],
     ["bench_engine.py"],
     ["bench_ctf.py"],
     ["bench_picking.py"],
