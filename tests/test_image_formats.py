@@ -649,6 +649,30 @@ def test_eman2_files_that_are_refused(tmp_path: Path) -> None:
         write_hdf(path, np.ones((1, 2, 2)), attributes=[{"x": {"a": 1}}])
 
 
+# anywhere ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_format_at_a_remote_address(tmp_path: Path, images: Any) -> None:
+    """Through fsspec, block by block: what lies in memory here lies in a bucket elsewhere."""
+    fsspec = pytest.importorskip("fsspec")
+    tifffile.imwrite(tmp_path / "a.tif", images[:, ::-1], compression="zlib", photometric="minisblack")
+    write_spider(tmp_path / "a.spi", images, stack=True)
+    write_imagic(tmp_path / "a.hed", images)
+    write_hdf(tmp_path / "a.hdf", images)
+    events = [[(i, i, 0), (11, 2, 3)] for i in range(5)]
+    eer_file(tmp_path / "a.eer", [eer_frame(e, (12, 12), (7, 2, 2)) for e in events], (12, 12), (7, 2, 2))
+    memory = fsspec.filesystem("memory")
+    for path in tmp_path.iterdir():
+        memory.pipe_file(f"/formats/{path.name}", path.read_bytes())
+    try:
+        for name in ("a.tif", "a.spi", "a.hed", "a.img", "a.hdf"):
+            behaves(open_image_file(f"memory://formats/{name}"), images)
+        counts = np.array([counted(e, (12, 12), (7, 2, 2), 0) for e in events]).astype(np.uint8)
+        behaves(open_image_file("memory://formats/a.eer"), counts)
+    finally:
+        memory.rm("/formats", recursive=True)
+
+
 # micrographs ---------------------------------------------------------------------------------------------------------
 
 
