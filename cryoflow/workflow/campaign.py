@@ -184,7 +184,7 @@ class _Campaign:
             return False
         told = {"source": job.source, "catalog": str(job.catalog) if job.catalog else None, "settings": job.settings}
         job.content = {**told, **shared, "output": str(self.folder / row.folder)}
-        content = {k: v for k, v in job.content.items() if k not in {"cluster", "fetch"}}
+        content = {k: v for k, v in job.content.items() if k not in {"cluster", "fetch", "output"}}
         job.content["digest"] = digest({**content, "entry": known, "file": given})
         outcome = self._outcome(job)
         if outcome.get("state") == "finished" and outcome.get("digest") == job.content["digest"]:
