@@ -124,6 +124,12 @@ def test_rows_that_are_stored_from_the_bottom(tmp_path: Path) -> None:
         open_tiff(tmp_path / "a.tif")
 
 
+def test_a_gain_reference_of_eer_lies_as_its_movie_does(tmp_path: Path) -> None:
+    truth = np.random.default_rng(0).normal(1, 0.1, (1, 6, 8)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.gain", truth[0])
+    behaves(open_image_file(tmp_path / "a.gain"), truth)
+
+
 def test_tiff_files_that_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
 

@@ -37,13 +37,17 @@ _LARGEST = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class TiffImages:
-    """The pages of a file, read one by one where they lie (``offsets``). Implements ``ImageFile``."""
+    """The pages of a file, read one by one where they lie (``offsets``). Implements ``ImageFile``.
+
+    ``as_stored``: rows in the order of the file, as those of EER; a gain reference (.gain) of EER has them so.
+    """
 
     source: Source
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
     voxel: tuple[float, float, float]
     offsets: tuple[int, ...]
+    as_stored: bool = False
 
     @property
     def path(self) -> str:
@@ -52,7 +56,7 @@ class TiffImages:
 
     def token(self) -> str:
         """A name of the content."""
-        return self.source.token()
+        return f"{self.source.token()} {self.as_stored}"
 
     def read(self, first: int, count: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Pages ``first`` to ``first + count`` as (count, rows, columns), into ``out`` if given."""
@@ -63,8 +67,8 @@ class TiffImages:
                 page = read_page(self.source, file, first + i, self.offsets[first + i])
                 where = f"{self.path}, page {first + i + 1}"
                 _check_page(page, self.source.size, where)
-                up = target[i] if page.whole(Tag.ORIENTATION, 1) == 4 else target[i, ::-1]
-                _decode(page, file, up, where)
+                as_stored = self.as_stored or page.whole(Tag.ORIENTATION, 1) == 4
+                _decode(page, file, target[i] if as_stored else target[i, ::-1], where)
         return target
 
 
@@ -104,7 +108,8 @@ def open_tiff(address: str | Path, *, check_size: bool = True) -> TiffImages:
             raise
     if first is None:
         raise FormatError(source.address, expected="at least one page", found="none")
-    return TiffImages(source, (len(offsets), *first[0]), first[1], voxel, tuple(offsets))
+    gain = source.address.partition("?")[0].lower().endswith(".gain")
+    return TiffImages(source, (len(offsets), *first[0]), first[1], voxel, tuple(offsets), gain)
 
 
 def _told(found: tuple[tuple[int, int], np.dtype[Any]]) -> str:
