@@ -73,8 +73,8 @@ def _number(table: pd.DataFrame, label: str, where: str, missing: bool = False) 
 
         values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
         missing = False
-    bad = np.flatnonzero(~np.isfinite(values)) if not missing else ()
-    if len(bad):
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad) and not missing:
         raise FormatError(
             f"{where}, row {bad[0] + 1}", expected=f"a number for _{label}", found=repr(column.iloc[bad[0]]),
             remedy=f"{len(bad)} rows are affected: correct or remove them.",
@@ -88,7 +88,9 @@ def _whole(table: pd.DataFrame, label: str, where: str) -> NDArray[np.int32] | N
     if len(bad):
         raise FormatError(f"{where}, row {bad[0] + 1}", expected=f"a whole number for _{label}",
                           found=repr(table[label].iloc[bad[0]]))  # fmt: skip
-    return values.astype(np.int32 if len(values) == 0 or np.abs(values).max() < 2**31 else np.int64)
+    if len(values) and np.abs(values).max() >= 2**31:
+        return values.astype(np.int64)
+    return values.astype(np.int32)
 
 
 def from_tables(rows: pd.DataFrame, optics: pd.DataFrame, *, dim: str, where: str) -> xr.Dataset:
@@ -292,8 +294,9 @@ def to_tables(ds: xr.Dataset, *, dim: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _settle_pixel_sizes(optics: dict[str, Any], ds: xr.Dataset, dim: str) -> None:
     """Leave out what was read from another column, and let the detector's pixel follow the image's."""
     original, source = optics.get("rlnMicrographOriginalPixelSize"), ds.attrs.get("star_optics_columns", ())
-    derived = dim == "particle" and original is not None and "rlnMicrographPixelSize" not in source
-    if derived and np.array_equal(optics.get("rlnMicrographPixelSize", ()), original):
+    ours = optics.get("rlnMicrographPixelSize")
+    derived = dim == "particle" and "rlnMicrographPixelSize" not in source
+    if derived and ours is not None and original is not None and np.array_equal(ours, original):
         del optics["rlnMicrographPixelSize"]
     if set(_BY_MAGNIFICATION) <= set(optics) and "pixel_size" in ds:
         detector, times = (optics[label] for label in _BY_MAGNIFICATION)

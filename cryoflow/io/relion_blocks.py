@@ -169,21 +169,19 @@ def join_blocks(
 def _rows_30(rows: pd.DataFrame, optics: pd.DataFrame, order: list[str]) -> pd.DataFrame:
     """One table for RELION 3.0: origins in pixels, optics in every row, pixel size by magnification and detector."""
     table = rows.copy(deep=False)
-    index = optics.rlnOpticsGroup.searchsorted(rows.rlnOpticsGroup, sorter=np.argsort(optics.rlnOpticsGroup.to_numpy()))
-    row = np.argsort(optics.rlnOpticsGroup.to_numpy())[index]
-    pixel = optics.rlnImagePixelSize.to_numpy()[row] if "rlnImagePixelSize" in optics else None
-    for axis in "XY" if pixel is not None else "":
-        if f"rlnOrigin{axis}Angst" in table:
-            place = table.columns.get_loc(f"rlnOrigin{axis}Angst")
-            table.insert(place, f"rlnOrigin{axis}", table.pop(f"rlnOrigin{axis}Angst") / pixel)
-    if (
-        pixel is not None
-        and "rlnDetectorPixelSize" not in optics
-        and not {"rlnPixelSize", "rlnImagePixelSize"} & set(order)
-    ):
-        table["rlnMagnification"], table["rlnDetectorPixelSize"] = 1e4, pixel
-    if "rlnPixelSize" in order and pixel is not None:
-        table["rlnPixelSize"] = pixel
+    number = optics.rlnOpticsGroup.to_numpy()
+    place = np.argsort(number)
+    row = place[np.searchsorted(number, rows.rlnOpticsGroup.to_numpy(), sorter=place)]
+    if "rlnImagePixelSize" in optics:
+        pixel = optics.rlnImagePixelSize.to_numpy()[row]
+        renamed = {f"rlnOrigin{axis}Angst": f"rlnOrigin{axis}" for axis in "XY"}
+        for origin in renamed.keys() & set(table.columns):
+            table[origin] = table[origin].to_numpy() / pixel
+        table = table.rename(columns=renamed)
+        if "rlnPixelSize" in order:
+            table["rlnPixelSize"] = pixel
+        elif "rlnDetectorPixelSize" not in optics and "rlnImagePixelSize" not in order:
+            table["rlnMagnification"], table["rlnDetectorPixelSize"] = 1e4, pixel
     for label in optics:
         if (label not in _OPTICS_31 or label in order) and label not in table:
             table[label] = optics[label].to_numpy()[row]

@@ -275,9 +275,9 @@ def _compiled_rows(data: bytes, start: int, stop: int, labels: list[str], where:
     texts = numbers = 0
     for label, kind in zip(labels, scan.kinds, strict=True):
         if kind == "t":
-            words = words_of(data, scan, texts)
+            texts_of = words_of(data, scan, texts)
             texts += 1
-            columns[label] = _column(label, words) if _WHOLE.fullmatch(words[0]) else _as_text(words)
+            columns[label] = _column(label, texts_of) if _WHOLE.fullmatch(texts_of[0]) else _as_text(texts_of)
         else:
             column = scan.numbers[numbers]
             numbers += 1

@@ -111,7 +111,7 @@ def read_xmipp(
     ds["particle_id"] = ("particle", np.arange(len(rows), dtype=np.int64))
     ds = _mirror(ds)
     if images:
-        names, file, section = image_numbers(rows.rlnImageName, where)
+        names, file, section = image_numbers([str(name) for name in rows.rlnImageName], where)
         names = [next((n.removesuffix(s) for s in _SUFFIXES if n.endswith(s)), n) for n in names]
         ds = attach_images(ds, names, file, section, where=where, root=root, base=folder_of(where),
                            allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes)  # fmt: skip
