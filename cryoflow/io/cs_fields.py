@@ -30,8 +30,9 @@ from cryoflow.errors import FormatError
 from cryoflow.io.cs_file import Columns
 from cryoflow.kernels.rotation import rotation_to_vector, vector_to_rotation
 
-__all__ = ["LINKS", "Link", "factorize", "numbers", "words"]
+__all__ = ["BLOCK", "LINKS", "Link", "factorize", "numbers", "words"]
 
+BLOCK = 65536  # rows of text at a time: bounds the memory
 _LARGEST_TURN = 1e3  # radians; a pose of cryoSPARC stays near pi
 
 
@@ -217,8 +218,11 @@ def _read_image(cs: Columns, where: str) -> dict[str, NDArray[Any]]:
     names, code = words(cs, "blob/path", where)
     index = _whole(numbers(cs, "blob/idx", where), "blob/idx", 0, 2**31 - 2, where)
     names = [name.removeprefix(">") for name in names]  # the mark of names relative to the table
-    text = [f"{i + 1:06d}@{names[c]}" for i, c in zip(index.tolist(), code.tolist(), strict=True)]
-    return {"image_name": np.array(text, np.dtypes.StringDType())}
+    out = np.empty(len(code), np.dtypes.StringDType())
+    for at in range(0, len(code), BLOCK):
+        rows = zip(index[at : at + BLOCK].tolist(), code[at : at + BLOCK].tolist(), strict=True)
+        out[at : at + BLOCK] = [f"{i + 1:06d}@{names[c]}" for i, c in rows]
+    return {"image_name": out}
 
 
 def _write_image(ds: Mapping[str, NDArray[Any]], _cs: Columns) -> dict[str, NDArray[Any]]:

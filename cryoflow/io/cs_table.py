@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.cs_defaults import complete, default_dtype
-from cryoflow.io.cs_fields import LINKS, Link, words
+from cryoflow.io.cs_fields import BLOCK, LINKS, Link, words
 from cryoflow.io.cs_file import Columns, describe_fields
 from cryoflow.io.cs_optics import read_optics, write_optics
 from cryoflow.schema import VARIABLES
@@ -73,9 +73,8 @@ def from_columns(cs: Columns, *, dim: str, where: str) -> xr.Dataset:
         values = link.read(cs, where)
         for name, array in values.items():
             ds[name] = ((dim, *VARIABLES[name].dims[1:]), array)
-        rebuilt = link.write(values, cs)
         taken |= set(link.fields)
-        kept |= {f: None for f in link.fields if not _same(rebuilt[f], cs[f])}
+        kept |= dict.fromkeys(_not_reproduced(link, values, cs))
     for field, column in cs.items():
         if field in kept or (field not in taken and field != "uid" and not field.startswith(_EXTRA)):
             _keep(ds, cs, field, dim, where)
@@ -113,6 +112,19 @@ def gather(ds: xr.Dataset, dim: str, template: Iterable[str]) -> dict[str, NDArr
     for field, found in parts.items():
         if sorted(found) == list(range(len(found))):  # not where a table program dropped one
             kept[field] = np.stack([found[i] for i in range(len(found))], axis=1)
+    return kept
+
+
+def _not_reproduced(link: Link, values: Mapping[str, NDArray[Any]], cs: Columns) -> set[str]:
+    """The fields of ``link`` that its variables do not give back bit by bit."""
+    kept: set[str] = set()
+    for at in range(0, len(cs["uid"]), BLOCK):
+        rows = slice(at, at + BLOCK)
+        fields = {f: cs[f][rows] for f in (*link.fields, *link.needs)}
+        rebuilt = link.write({n: v[rows] for n, v in values.items()}, fields)
+        kept |= {f for f in link.fields if f not in kept and not _same(rebuilt[f], fields[f])}
+        if len(kept) == len(link.fields):
+            break
     return kept
 
 
