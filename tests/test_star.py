@@ -176,6 +176,14 @@ def test_text_of_several_lines_and_what_looks_like_other_things(tmp_path: Path) 
         read_star(write(tmp_path, "data_\nloop_\n_rlnA\n_rlnB\n1\n;a\n;\n2\n"))
 
 
+def test_empty_blocks_and_lists_of_numbers_keep_their_types(tmp_path: Path) -> None:
+    blocks = read_star(write(tmp_path, "data_a\ndata_b\n_rlnN 3\n_rlnX 0.5\ndata_c\nloop_\ndata_d\nloop_\n_rlnA\n"))
+    write_star(tmp_path / "b.star", blocks)
+    again = read_star(tmp_path / "b.star")
+    assert [list(b.columns) for b in again.values()] == [[], ["rlnN", "rlnX"], [], ["rlnA"]]
+    assert [again["b"][label].dtype.kind for label in ("rlnN", "rlnX")] == ["i", "f"]
+
+
 def test_comments_and_versions_stay_above_their_blocks(tmp_path: Path) -> None:
     text = "# RELION optimiser; version 4.0\n# --o Refine3D --i x\n\n# version 50001\n\ndata_a\n_rlnA 1\n\n# why\n"
     path = write(tmp_path, text + "data_b\nloop_\n_rlnB # the label\n#between\n2 # two\n# the end\n")

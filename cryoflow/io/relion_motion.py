@@ -66,7 +66,7 @@ def read_motion(star: str | Path) -> xr.Dataset:
     for name in ("general", "global_shift"):
         if name not in blocks or len(blocks[name]) == 0:
             raise FormatError(where, expected=f"a block data_{name}", found=f"blocks {', '.join(map(repr, blocks))}")
-    general = {str(label): _plain(value) for label, value in blocks["general"].iloc[0].items()}
+    general = {str(label): _plain(blocks["general"][label].iloc[0]) for label in blocks["general"]}
     frame, x, y = _columns(blocks["global_shift"], _GLOBAL, f"{where}, block data_global_shift")
     if len(np.unique(frame)) != len(frame):
         raise FormatError(f"{where}, block data_global_shift", expected="each frame once", found="one twice")

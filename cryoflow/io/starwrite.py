@@ -70,11 +70,16 @@ def star_bytes(blocks: Mapping[str, pd.DataFrame | Mapping[str, Any]], where: st
         if isinstance(block, pd.DataFrame) and not attrs.get("list"):
             yield from _loop(block, where)
         else:
-            items = block.iloc[0].items() if isinstance(block, pd.DataFrame) else block.items()
+            items = _pairs(block) if isinstance(block, pd.DataFrame) else block.items()
             for label, value in items:
                 word = quote(_plain(value), f"{where}, {label}", is_text(str(label)))
                 yield f"_{_name(str(label), where):<40} {word}\n".encode("utf-8", "surrogateescape")
         yield b"\n"
+
+
+def _pairs(table: pd.DataFrame) -> list[tuple[str, Any]]:
+    """Label and value of a list; its columns keep their types, and a block may be empty."""
+    return [(label, table[label].iloc[0]) for label in table if len(table)]
 
 
 def _name(name: str, where: str) -> str:
