@@ -66,8 +66,27 @@ def matrix_to_eman(rotation: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[A
     return (rot + 90).round(9) % 360 + 0.0, tilt.round(9), (psi - 90).round(9) % 360 + 0.0
 
 
-def _transform(value: Any, where: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rotation (3, 3) and translation (2,) of a Transform: its matrix, or angles of type eman or spider."""
+def _transforms(poses: list[Any], where: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rotations (n, 3, 3) and translations (n, 2) of Transforms: their matrices, or angles of type eman or spider."""
+    table = np.array([_twelve(pose, at) for pose, at in zip(poses, where, strict=True)]).reshape(-1, 3, 4)
+    rotation = table[:, :, :3]
+    with np.errstate(all="ignore"):
+        scale = np.cbrt(np.linalg.det(rotation))  # a Transform may hold a magnification
+        scaled = (scale > 1e-6) & (np.abs(scale - 1) > 1e-5)
+        rotation = rotation / np.where(scaled, scale, 1.0)[:, None, None]
+        off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+    bad = np.flatnonzero(~(off < 2e-3) | ~(scale > 0))
+    if len(bad):
+        raise FormatError(where[bad[0]], expected="a rotation (no mirror)", found=f"{table[bad[0], :, :3].tolist()}")
+    coarse = off > 1e-8  # six digits: the nearest rotation; more digits: as it is
+    if coarse.any():
+        u, _, vt = np.linalg.svd(rotation[coarse])
+        rotation[coarse] = u @ vt
+    return rotation, table[:, :2, 3]
+
+
+def _twelve(value: Any, where: str) -> list[float]:
+    """The matrix [R | t] of a Transform, row by row."""
     fields = _fields(value)
     if "matrix" in fields:
         words = fields["matrix"]
@@ -76,29 +95,14 @@ def _transform(value: Any, where: str) -> tuple[NDArray[np.float64], NDArray[np.
         numbers = json_numbers(words, where)
         if len(numbers) != 12:
             raise FormatError(where, expected="a Transform of 12 numbers", found=f"{len(numbers)}")
-        matrix = numbers.reshape(3, 4)
-        rotation = matrix[:, :3]
-        scale = float(np.cbrt(np.linalg.det(rotation)))
-        if scale > 1e-6 and abs(scale - 1) > 1e-5:
-            rotation = rotation / scale
-        if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3):
-            raise FormatError(where, expected="a rotation (no mirror)", found=f"{matrix[:, :3].tolist()}")
-        return _orthonormal(rotation), matrix[:2, 3]
+        return numbers
     kind = fields.get("type")
     angles = {"eman": ("az", "alt", "phi"), "spider": ("phi", "theta", "psi")}.get(str(kind))
     if angles is None:
-        raise FormatError(where, expected="a Transform: matrix, or type eman or spider", found=repr(value)[:80])
-    numbers = json_numbers([fields.get(key, 0.0) for key in (*angles, "tx", "ty")], where)
-    to_matrix = eman_to_matrix if kind == "eman" else euler_to_matrix
-    return np.asarray(to_matrix(*numbers[:3])), numbers[3:]
-
-
-def _orthonormal(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation nearest to a matrix of six digits; one of more digits as it is."""
-    if np.abs(matrix @ matrix.T - np.eye(3)).max() < 1e-8:
-        return matrix
-    u, _, vt = np.linalg.svd(matrix)
-    return np.asarray(u @ vt)
+        raise FormatError(where, expected="a Transform: matrix, or type eman or spider", found=repr(value)[:60])
+    az, alt, phi, x, y = json_numbers([fields.get(key, 0.0) for key in (*angles, "tx", "ty")], where)
+    rotation = eman_to_matrix(az, alt, phi) if kind == "eman" else euler_to_matrix(az, alt, phi)
+    return np.concatenate([rotation, [[x], [y], [0.0]]], axis=1).ravel().tolist()
 
 
 def read_eman_list(
@@ -151,10 +155,11 @@ def read_eman_list(
     ds = xr.Dataset({"particle_id": ("particle", np.arange(n, dtype=np.int64))})
     poses = [a.pop("xform.projection", None) for a in attributes]
     ctf = [_fields(a.get("ctf")) for a in attributes]
-    columns = _ctf_columns(ds, ctf, [f"{where}, line {line}" for line in lines])
+    at = [f"{where}, line {line}" for line in lines]
+    columns = _ctf_columns(ds, ctf, at)
     for a in ("apix_x", "apix"):
         if "pixel_size" not in columns and all(isinstance(row.get(a), int | float) for row in attributes):
-            columns["pixel_size"] = json_numbers([row[a] for row in attributes], where)
+            columns["pixel_size"] = np.array(json_numbers([row[a] for row in attributes], where))
     if pixel_size is None and "pixel_size" not in columns:
         raise FormatError(where, expected="a pixel size (ctf or apix of its rows)", found="none",
                           remedy="Give pixel_size= in angstrom.")  # fmt: skip
@@ -163,9 +168,9 @@ def read_eman_list(
     if ds.pixel_size.values.min() <= 0:
         raise FormatError(where, expected="pixel sizes above 0", found=f"{ds.pixel_size.values.min()}")
     if any(pose is not None for pose in poses):
-        made = [_transform(p, f"{where}, line {line}") for p, line in zip(poses, lines, strict=True)]
-        ds["rotation"] = (("particle", "row", "col"), np.stack([rotation for rotation, _ in made]))
-        shift = -np.stack([t for _, t in made]) * ds.pixel_size.values[ds.optics_group.values][:, None]
+        rotation, move = _transforms(poses, at)
+        ds["rotation"] = (("particle", "row", "col"), rotation)
+        shift = -move * ds.pixel_size.values[ds.optics_group.values][:, None]
         ds["shift"] = (("particle", "xy"), shift + 0.0)
     _attributes(ds, attributes)
     if "x_class" in ds and ds.x_class.dtype.kind == "i" and set(np.unique(ds.x_class)) <= {0, 1}:
@@ -222,7 +227,7 @@ def _ctf_columns(ds: xr.Dataset, ctf: list[dict[str, Any]], where: list[str]) ->
     if not all(set(needed) <= set(row) for row in ctf):
         return {}
     keys = (*needed, "dfdiff", "dfang")
-    table = np.stack([json_numbers([row.get(k, 0.0) for k in keys], at) for row, at in zip(ctf, where, strict=True)])
+    table = np.array([json_numbers([row.get(k, 0.0) for k in keys], at) for row, at in zip(ctf, where, strict=True)])
     defocus, voltage, cs, ampcont, apix, difference, angle = table.T
     for name, value in ctf_variables(1e4 * (defocus + difference / 2), 1e4 * (defocus - difference / 2), angle).items():
         ds[name] = ("particle", value)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError
 
@@ -25,21 +23,24 @@ def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is no number of JSON")
 
 
-def json_numbers(words: Any, where: str) -> NDArray[np.float64]:
+def json_numbers(words: Any, where: str) -> list[float]:
+    """The finite numbers of a list of JSON, or of words; truth values are none."""
     try:
-        values = np.array([float(w) for w in words if not isinstance(w, bool)], np.float64)
+        values = [float(w) for w in words if w is not True and w is not False]
     except (TypeError, ValueError, OverflowError):
         raise FormatError(where, expected="numbers", found=repr(words)[:80]) from None
-    if not np.isfinite(values).all():
+    if not all(map(isfinite, values)):
         raise FormatError(where, expected="finite numbers", found=repr(words)[:80])
     return values
 
 
 def dump_json(value: Any) -> str:
+    """JSON without blanks, keys in order."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
 def parse_or_keep(value: str) -> Any:
+    """What JSON says, or the text itself where it is none."""
     try:
         return json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
