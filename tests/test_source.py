@@ -137,6 +137,17 @@ def test_the_cache_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(server.requests) == asked + 1
 
 
+def test_a_large_read_leaves_its_edges_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_LARGE", 400_000)
+    (tmp_path / "a.bin").write_bytes(DATA)
+    with serving(tmp_path) as server:
+        source = open_source(f"{server.url}/a.bin")
+        assert source.read(10, 900_000) == DATA[10:900_000]
+        assert {number for _, number in blocks._memory.blocks} == {-1, 0, 6}
+        source.read(0, 390_000)
+        assert {number for _, number in blocks._memory.blocks} == {-1, 0, 1, 2, 6}
+
+
 def test_the_cache_folder_outlives_the_process_but_not_the_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

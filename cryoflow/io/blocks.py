@@ -23,6 +23,7 @@ BLOCK = 1 << 17
 HEAD = 4096  # what opening a file brings along: enough for its header
 _RUN = 32  # blocks of one request: 4 MiB, a few seconds of a slow connection
 _HEAD_BLOCK = -1
+_LARGE = 1 << 24  # bytes of a read that would push everything else out of memory: its edges alone are kept there
 
 
 class Remote(Source, Protocol):
@@ -103,7 +104,8 @@ def read_blocks(source: Remote, start: int, out: memoryview) -> None:
         data = source.fetch(begin, min(run.stop * BLOCK, source.size))
         _copy(data, begin, start, out)
         for number in run:
-            _keep(source, number, data[number * BLOCK - begin : (number + 1) * BLOCK - begin])
+            inner = len(out) > _LARGE and number * BLOCK > start and (number + 1) * BLOCK < stop
+            _keep(source, number, data[number * BLOCK - begin : (number + 1) * BLOCK - begin], in_memory=not inner)
 
     concurrently(fetch, _runs(missing))
 
@@ -135,8 +137,9 @@ def _known(source: Remote, number: int) -> bytes | None:
     return data
 
 
-def _keep(source: Remote, number: int, data: bytes) -> None:
-    _memory.put((source.token(), number), data)
+def _keep(source: Remote, number: int, data: bytes, *, in_memory: bool = True) -> None:
+    if in_memory:
+        _memory.put((source.token(), number), data)
     if number != _HEAD_BLOCK and (file := _file(source, number)) is not None:
         _store(file, data)
 
