@@ -87,8 +87,20 @@ def _align(variable: xr.Variable, dims: tuple[Any, ...]) -> xr.Variable:
     return variable if variable.dims == dims else variable.transpose(*dims)
 
 
+def _source_forms(tables: list[xr.Dataset], dim: str) -> list[xr.Dataset]:
+    """How sources wrote poses and defoci, where some set says it (nothing means as usual); no numbers of groups."""
+    for name, usual in (("source_angles", np.nan), ("defocus_turns", 0)):
+        like = next((t.variables[name] for t in tables if name in t), None)
+        if like is not None:
+            rest = like.shape[1:]
+            blank_of = [(like.dims, np.full((t.sizes[dim], *rest), usual, like.dtype)) for t in tables]
+            tables = [t if name in t else t.assign({name: b}) for t, b in zip(tables, blank_of)]
+    return [t.drop_vars("x_optics_rlnOpticsGroup", errors="ignore") for t in tables]  # those of two files may collide
+
+
 def _common_columns(tables: list[xr.Dataset], dim: str, missing: str, notes: list[str]) -> list[xr.Dataset]:
     """Every set with the same columns of rows."""
+    tables = _source_forms(tables, dim)
     rows = [{str(n): a for n, a in t.variables.items() if dim in a.dims} for t in tables]
     every = list(dict.fromkeys(n for columns in rows for n in columns))
     partial = [n for n in every if not all(n in columns for columns in rows)]
