@@ -111,10 +111,10 @@ def _optics_of_rows(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     labels = [label for label in _OPTICS_30 if label in rows]
     keys = labels + ["rlnOpticsGroup"] * ("rlnOpticsGroup" in rows)
     varying = [label for label in keys if len(rows) and (rows[label] != rows[label].iloc[0]).any()]
-    if varying:
-        number = rows.groupby(varying, sort=False, dropna=False).ngroup().to_numpy()
-    else:
-        number = np.zeros(len(rows), np.int64)
+    number = np.zeros(len(rows), np.int64)
+    for label in varying:  # in the order of their first rows
+        code, distinct = pd.factorize(rows[label].to_numpy(), use_na_sentinel=False)
+        number = pd.factorize(number * len(distinct) + code)[0].astype(np.int64)
     first = np.sort(np.unique(number, return_index=True)[1])
     groups = len(first)
     optics = rows.iloc[first][labels].reset_index(drop=True) if labels else pd.DataFrame(index=range(groups))
