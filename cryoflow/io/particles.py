@@ -113,8 +113,9 @@ def _check_pixel_sizes(ds: xr.Dataset, star: str, mixed: bool) -> None:
 def image_numbers(names: Sequence[str], star: str) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
     """The distinct stacks of image names, and for each row the number of its stack and its section in it (from 0).
 
-    >>> image_numbers(["000002@a.mrcs", "1@b.mrcs", "1@a.mrcs", "c.mrc"], "p.star")[::2]
-    (['a.mrcs', 'b.mrcs', 'c.mrc'], array([1, 0, 0, 0]))
+    >>> names, file, section = image_numbers(["000002@a.mrcs", "1@b.mrcs", "1@a.mrcs", "c.mrc"], "p.star")
+    >>> names, file.tolist(), section.tolist()
+    (['a.mrcs', 'b.mrcs', 'c.mrc'], [0, 1, 0, 2], [1, 0, 0, 0])
     """
     index: dict[str, int] = {}
     number_of = index.setdefault
