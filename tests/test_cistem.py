@@ -6,7 +6,9 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import starfile
 import xarray as xr
 from fuzz_harness import fuzz, on_file
 
@@ -125,11 +127,21 @@ def test_unknown_columns_of_binary_files_return(tmp_path: Path) -> None:
     assert (tmp_path / "back.cistem").read_bytes() == (tmp_path / "p.cistem").read_bytes()
 
 
+def test_another_reader_of_star_files_agrees(tmp_path: Path) -> None:
+    ds = random_set(np.random.default_rng(5), 40)
+    write_cistem(ds, tmp_path / "a.star")
+    table = starfile.read(tmp_path / "a.star")
+    assert isinstance(table, pd.DataFrame)
+    np.testing.assert_allclose(table["cisTEMXShift"], -ds["shift"][:, 0], atol=1e-6)
+    np.testing.assert_allclose(table["cisTEMPhaseShift"], np.deg2rad(ds.phase_shift), atol=1e-6)
+    assert table["cisTEMOriginalImageFilename"].str.strip("'").tolist() == ds.micrograph_name.values.tolist()
+
+
 @pytest.mark.parametrize("suffix", ["star", "cistem"])
 def test_round_trips_of_random_sets(tmp_path: Path, suffix: str) -> None:
     rng = np.random.default_rng(11)
     single = suffix == "cistem"
-    for _ in range(60):
+    for _ in range(100):
         ds = random_set(rng, int(rng.integers(1, 25)))
         write_cistem(ds, tmp_path / f"a.{suffix}")
         back = read_cistem(tmp_path / f"a.{suffix}", images=False)

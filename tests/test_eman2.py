@@ -120,7 +120,7 @@ def test_images_come_with_a_list(tmp_path: Path, data: Path) -> None:
 
 def test_round_trips_of_random_sets(tmp_path: Path) -> None:
     rng = np.random.default_rng(13)
-    for _ in range(80):
+    for _ in range(150):
         n = int(rng.integers(1, 20))
         u = rng.uniform(5e3, 4e4, n)
         ds = xr.Dataset(
