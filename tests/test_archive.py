@@ -424,3 +424,36 @@ def test_the_command_fetches_an_entry_and_its_reference(serve: Callable[..., Fau
     wrong = command("catalog", "fetch", "10998", folder=tmp_path)
     assert wrong.returncode == 2
     assert "10998" in wrong.stderr
+
+
+# --- a campaign over the archive -------------------------------------------------------------------------------------
+
+
+def test_a_campaign_fetches_what_it_lacks_and_tells_what_it_cannot_have(
+    serve: Callable[..., FaultServer], tmp_path: Path
+) -> None:
+    import yaml
+
+    from cryoflow.workflow.campaign import reprocess
+
+    server = serve(lambda _, path: "403" if "10998" in path else "")
+    (tmp_path / "catalogs").mkdir()
+    for number in (10998, 10999):
+        optics = {"pixel_size": 0.83, "voltage": 300.0, "cs": 2.7, "amplitude_contrast": 0.1}
+        sets = {"micrographs": {"kind": "micrographs", "directory": "Averaged", "files": "*.mrc", **optics}}
+        values = {
+            "entry": f"EMPIAR-{number}", "title": "x", "licence": "CC0-1.0", "source": "", "citation": "",
+            "number": number, "imagesets": sets, "specimen": {}, "start": "micrographs",
+            "workflow": {"ctf": {"box": 16}},
+            "verified": {},
+        }  # fmt: skip
+        (tmp_path / f"catalogs/EMPIAR-{number}.yaml").write_text(yaml.safe_dump(values))
+    output = tmp_path / "campaign"
+    refused, done = reprocess([tmp_path / "catalogs"], output=output, fetch=True, limit=2, until="micrographs")
+    assert (refused.state, refused.error_type) == ("failed", "ResourceError")
+    assert "403" in refused.error
+    assert (done.state, done.micrographs, done.usable, done.error) == ("finished", 2, 2, "")
+    assert len(list((output / "data/10999/data/Averaged").iterdir())) == 2
+    requests = len(server.requests)
+    reprocess([tmp_path / "catalogs"], output=output, fetch=True, limit=2, until="micrographs", only=["*10999"])
+    assert len(server.requests) == requests
