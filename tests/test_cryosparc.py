@@ -351,6 +351,21 @@ def test_no_column_of_relion_is_lost(data: Path, tmp_path: Path, name: str) -> N
     agree(ds, read_cryosparc(tmp_path / "p.cs", images=False), skip=["particle_id", "image_name"])
 
 
+def test_names_stay_as_short_as_cryosparc_needs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ds = relion(20, rng)
+    long = "x_rln" + "Long" * 15
+    ds[long], ds[f"{long}2"] = ("particle", rng.normal(size=20)), ("particle", np.arange(20))
+    ds["x_optics_rlnMicrographOriginalPixelSize"] = ("optics", np.full(ds.sizes["optics"], 0.885))
+    ds[f"x_optics_{long}"] = ("optics", np.arange(ds.sizes["optics"]) + 0.5)
+    write_cryosparc(ds, tmp_path / "p.cs", box=64)
+    assert max(map(len, read_cs(tmp_path / "p.cs"))) <= 50
+    back = read_cryosparc(tmp_path / "p.cs", images=False)
+    agree(ds, back)
+    write_cryosparc(back, tmp_path / "again.cs")
+    same_bytes(tmp_path / "p.cs", tmp_path / "again.cs")
+
+
 def test_images_are_bit_equal_and_keep_their_contrast(tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(size=(9, 8, 8)).astype(np.float32)
     (tmp_path / "J1/extract").mkdir(parents=True)

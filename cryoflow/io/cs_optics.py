@@ -13,7 +13,7 @@ from cryoflow.io.cs_fields import factorize, numbers, words
 from cryoflow.io.cs_file import Columns
 from cryoflow.schema import VARIABLES
 
-__all__ = ["EXPOSURE_GROUP", "EXTRA", "GROUP_ID", "OPTICS", "read_optics", "write_optics"]
+__all__ = ["EXPOSURE_GROUP", "EXTRA", "GROUP_ID", "OPTICS", "full_name", "read_optics", "short_name", "write_optics"]
 
 GROUP_ID = "x_optics_cs_exp_group_id"
 EXTRA = "cryoflow/optics/"
@@ -38,6 +38,7 @@ OPTICS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 _TILT = "ctf/tilt_A"
+_FOREIGN = "x_optics_"
 
 
 def read_optics(cs: Columns, dim: str, where: str) -> tuple[xr.Dataset, tuple[str, ...]]:
@@ -52,11 +53,11 @@ def read_optics(cs: Columns, dim: str, where: str) -> tuple[xr.Dataset, tuple[st
     texts: dict[str, NDArray[Any]] = {}
     for field in cs:
         if field.startswith(EXTRA):
-            used[field.removeprefix(EXTRA)] = field
-            values[field.removeprefix(EXTRA)] = cs[field]
+            variable = full_name(field.removeprefix(EXTRA), _FOREIGN)
+            used[variable], values[variable] = field, cs[field]
             if cs[field].dtype.kind in "SU":
                 names, code = words(cs, field, where)
-                texts[field.removeprefix(EXTRA)] = np.array(names, np.dtypes.StringDType())[code]
+                texts[variable] = np.array(names, np.dtypes.StringDType())[code]
     code = np.zeros(rows, np.int64)
     for variable in sorted(values, key=lambda v: v != GROUP_ID):  # groups in the order of the exposure groups
         part = factorize(_flat(values[variable]))[1].astype(np.int64)
@@ -71,6 +72,21 @@ def read_optics(cs: Columns, dim: str, where: str) -> tuple[xr.Dataset, tuple[st
     if "optics_name" not in ds:
         ds["optics_name"] = ("optics", default_names(ds.get(GROUP_ID), len(first)))
     return ds, tuple(used.values())
+
+
+def short_name(variable: str, foreign: str) -> str:
+    """``variable`` without the prefix of foreign columns, where ``full_name`` can tell.
+
+    >>> short_name("x_optics_rlnMtfFileName", "x_optics_"), short_name("voltage", "x_optics_")
+    ('rlnMtfFileName', 'voltage')
+    """
+    name = variable.removeprefix(foreign)
+    return name if full_name(name, foreign) == variable else variable
+
+
+def full_name(name: str, foreign: str) -> str:
+    """The inverse of ``short_name``."""
+    return name if name in VARIABLES or name.startswith("x_") else foreign + name
 
 
 def default_names(group: xr.DataArray | None, count: int) -> NDArray[Any]:
@@ -126,7 +142,7 @@ def write_optics(ds: xr.Dataset, dim: str, fields: tuple[str, ...]) -> dict[str,
         elif variable == "beam_tilt" and "cs" in ds and (ds["cs"].values > 0).all():
             out[_TILT] = (np.sin(1e-3 * array.values) * 1e7 * ds["cs"].values[:, None])[group]
         else:
-            out[EXTRA + variable] = array.values[group]
+            out[EXTRA + short_name(variable, _FOREIGN)] = array.values[group]
     if GROUP_ID not in ds and not fields:
         out[EXPOSURE_GROUP[0]] = np.asarray(group, np.int64) + 1
     return out

@@ -20,7 +20,7 @@ from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.cs_defaults import complete, default_dtype
 from cryoflow.io.cs_fields import BLOCK, LINKS, Link, words
 from cryoflow.io.cs_file import Columns, describe_fields
-from cryoflow.io.cs_optics import read_optics, write_optics
+from cryoflow.io.cs_optics import full_name, read_optics, short_name, write_optics
 from cryoflow.schema import VARIABLES
 
 __all__ = ["KEPT", "UID", "field_of", "from_columns", "gather", "to_columns", "variable_of"]
@@ -29,6 +29,9 @@ KEPT = "x_cs_"
 UID = "x_ucsfUid"  # the label under which pyem keeps uid in STAR files
 _EXTRA = "cryoflow/"
 _IMAGES = ("image", "micrograph", "power_spectrum")  # which lie in files of their own
+_LONGEST = 50  # letters of a field's name; cryosparc-tools 5.0.3 loses columns whose names have more than 51
+_LONG = re.compile(r"cryoflow/long\d+")
+_OURS = re.compile(r"cryoflow/(optics/)?\w{1,200}")
 _COMPONENTS = 16
 _COMPONENT = re.compile(r"(x_cs_.+)__(\d{1,2})")
 TOLERANCE = 1e-10
@@ -62,6 +65,7 @@ def from_columns(cs: Columns, *, dim: str, where: str) -> xr.Dataset:
     """
     if len(cs["uid"]) == 0:
         raise FormatError(where, expected="at least one row", found="none", remedy="The selection is empty.")
+    source, cs = cs, _lengthened(cs, where)
     ds, used = read_optics(cs, dim, where)
     kept: dict[str, None] = {}
     rebuilt = write_optics(ds, dim, tuple(cs))
@@ -79,11 +83,11 @@ def from_columns(cs: Columns, *, dim: str, where: str) -> xr.Dataset:
         if field in kept or (field not in taken and field != "uid" and not field.startswith(_EXTRA)):
             _keep(ds, cs, field, dim, where)
         elif field.startswith(_EXTRA) and field not in taken:
-            name = field.removeprefix(_EXTRA)
+            name = full_name(field.removeprefix(_EXTRA), "x_")
             dims = VARIABLES[name].dims[1:] if name in VARIABLES else None
             ds[name] = _variable(cs, field, dim, where, dims if dims and len(dims) == column.ndim - 1 else None)
     ds[UID] = (dim, _native(cs["uid"]))
-    ds.attrs["cs_fields"] = describe_fields(cs)
+    ds.attrs["cs_fields"] = describe_fields(source)
     return ds
 
 
@@ -187,11 +191,36 @@ def to_columns(
     if "usable" in variables and variables["usable"].all():
         linked |= {"usable", "reason"}
     extras |= {n: a for n, a in variables.items() if n not in linked and not n.startswith(KEPT)}
-    columns = {**context, **written, **{_EXTRA + n: _plain(a, n, where) for n, a in extras.items()}, "uid": uid}
+    columns = {**context, **written, "uid": uid}
+    columns |= {_EXTRA + short_name(n, "x_"): _plain(a, n, where) for n, a in extras.items()}
+    columns = _shortened(columns)
     order = [f for f in template if f in columns]
     order += [f for f in columns if f not in template]
     order = ["uid", *(f for f in order if f != "uid")] if "uid" not in template else order
     return {f: _cast(columns[f], _type(f, columns[f], template), f, where) for f in order}
+
+
+def _shortened(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Fields of ours with names that are too long get a number for a name, and their name in a field of text."""
+    out: dict[str, NDArray[Any]] = {}
+    for field, column in columns.items():
+        if len(field) <= _LONGEST or not field.startswith(_EXTRA):
+            out[field] = column
+        else:
+            short = f"{_EXTRA}long{sum(f.endswith('_name') for f in out if f.startswith(_EXTRA + 'long'))}"
+            out |= {short: column, f"{short}_name": np.full(len(column), field.encode())}
+    return out
+
+
+def _lengthened(cs: Columns, where: str) -> Columns:
+    names: dict[str, str] = {}
+    for field in cs:
+        if _LONG.fullmatch(field) and f"{field}_name" in cs:
+            said = words(cs, f"{field}_name", where)[0]
+            if len(said) == 1 and _OURS.fullmatch(said[0]) and said[0] not in {*cs, *names.values()}:
+                names[field] = said[0]
+    drop = {f"{field}_name" for field in names}
+    return {names.get(f, f): c for f, c in cs.items() if f not in drop} if names else cs
 
 
 def _choose(dim: str, variables: set[str], fields: set[str]) -> list[Link]:
