@@ -247,6 +247,7 @@ BAD: list[tuple[Callable[..., Any], str, str]] = [
     (read_eman_info, "{", "JSON"),
     (read_cbox, "1 2 3\n", "line 1"),
     (read_cbox, CBOX.replace("100.5", "abc"), "row 1"),
+    (read_cbox, CBOX.replace("0.75", "high"), "row 1.*Confidence"),
     (read_cbox, CBOX.replace("_Width", "_Breadth"), "_Width"),
     (read_topaz, "a b c\n1 2 3\n", "line 1"),
     (read_topaz, TOPAZ + "mic3\tx\t1\t2\n", "row 3"),

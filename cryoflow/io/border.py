@@ -17,10 +17,11 @@ from cryoflow.io.source import read_all
 from cryoflow.io.star import read_star
 
 __all__ = [
-    "box_sides", "coordinate_set", "ctf_variables", "finite", "names_of", "number_rows", "optics_variables",
+    "box_sides", "coordinate_set", "ctf_variables", "finite", "names_of", "number_rows", "optics_variables", "optional",
     "read_text", "row_numbers", "section_names", "star_tables", "whole",
 ]  # fmt: skip
 
+_ABSENT = {"<na>", "nan", "none", "null", ""}
 LARGEST = 4 << 30  # bytes of a text file of metadata; more is no such file
 
 
@@ -125,6 +126,16 @@ def finite(values: ArrayLike, name: str, where: str) -> NDArray[np.float64]:
             remedy=f"{len(bad)} rows are affected: correct or remove them.",
         )  # fmt: skip
     return column
+
+
+def optional(values: ArrayLike, name: str, where: str) -> NDArray[np.float64]:
+    """``values`` as float64 with NaN where a word says that there is none; what is neither is named by its row."""
+    column = np.asarray(values)
+    if column.dtype.kind in "iufb":
+        return column.astype(np.float64)
+    absent = np.array([v is None or v != v or str(v).lower() in _ABSENT for v in column], bool)
+    filled = np.array([0.0 if none else v for none, v in zip(absent, column, strict=True)], object)
+    return np.where(absent, np.nan, finite(filled, name, where))
 
 
 def whole(

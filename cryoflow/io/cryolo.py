@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError
-from cryoflow.io.border import box_sides, coordinate_set, finite, number_rows, read_text, star_tables
+from cryoflow.io.border import box_sides, coordinate_set, finite, number_rows, optional, read_text, star_tables
 from cryoflow.io.eman2_boxes import one_micrograph, stem
 from cryoflow.io.files import atomic
 
@@ -64,8 +64,8 @@ def read_cbox(path: str | Path, *, suffix: str = ".mrc") -> xr.Dataset:
         table = {str(label): frame[label].to_numpy() for label in frame}
     x, y, width, height = (finite(table[label], f"_{label}", where) for label in _CORNER)
     xy = np.stack([x + width / 2, y + height / 2], axis=1)
-    more = {f"x_cbox_{k}": _optional(v) for k, v in table.items() if k not in (*_CORNER, "Confidence")}
-    score = _optional(table["Confidence"]) if "Confidence" in table else None
+    more = {f"x_cbox_{k}": optional(v, f"_{k}", where) for k, v in table.items() if k not in (*_CORNER, "Confidence")}
+    score = optional(table["Confidence"], "_Confidence", where) if "Confidence" in table else None
     return coordinate_set(xy, [stem(path) + suffix] * len(x), score, x_box_width=width, x_box_height=height, **more)
 
 
@@ -78,12 +78,6 @@ def _first_form(data: str, where: str) -> dict[str, NDArray[Any]]:
         raise FormatError(f"{where}, line {lines[0][0]}", expected=f"a STAR file, or {', '.join(_FIRST_FORM)}",
                           found=f"{values.shape[1]} values")  # fmt: skip
     return dict(zip(_FIRST_FORM, values.T, strict=False))
-
-
-def _optional(column: Any) -> NDArray[np.float64]:
-    import pandas as pd
-
-    return pd.to_numeric(pd.Series(np.asarray(column)), errors="coerce").to_numpy(dtype=np.float64)
 
 
 def write_cbox(ds: xr.Dataset, path: str | Path, *, box_size: float | None = None) -> None:
