@@ -162,16 +162,16 @@ def interrupted(star: Path, out: Path, chunks: int = 3) -> None:
     """An import that ends after so many chunks."""
     from cryoflow.io import fill
 
-    plain, left = fill._write, [chunks]
+    plain, left = fill._write_plain, [chunks]
 
-    def fails(*arguments: Any) -> int | None:
+    def fails(*arguments: Any) -> int:
         if not left[0]:
             raise RuntimeError("the power went off")
         left[0] -= 1
         return plain(*arguments)
 
     with dask.config.set(num_workers=1), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fill, "_write", fails)
+        patch.setattr(fill, "_write_plain", fails)
         with pytest.raises(ComputeError, match="power went off"):
             import_data(star, out, pixel_size=1.5, chunk_bytes=CHUNK)
     assert not out.exists()

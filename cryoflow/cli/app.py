@@ -70,7 +70,9 @@ def common(
 def main() -> None:
     """Run the command; an error of use ends it with one line and its exit code."""
     import cryoflow.cli.catalog
+    import cryoflow.cli.convert
     import cryoflow.cli.import_data
+    import cryoflow.cli.inspect
     import cryoflow.cli.reprocess
     import cryoflow.cli.run
     import cryoflow.cli.stages

@@ -1,4 +1,4 @@
-"""Readers and writers of the table of formats for files that hold plain images, a map or coordinates."""
+"""Readers and writers of the table of formats for files that hold plain images or a map."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from cryoflow.errors import FormatError, ParameterError
+from cryoflow.errors import ParameterError
 from cryoflow.io.image_file import open_image_file
 from cryoflow.io.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
-from cryoflow.io.micrographs import write_coordinates
 from cryoflow.io.mrc import read_map, write_map, write_stack
-from cryoflow.io.relion import from_tables, text, to_tables
+from cryoflow.io.relion import text
 from cryoflow.io.source import normal
-from cryoflow.io.star import read_star, write_star
 from cryoflow.io.store import save
 from cryoflow.schema import require, validate
 
-__all__ = ["open_coordinates", "open_images", "open_map", "save_coordinates", "save_images", "save_map", "save_store"]
+__all__ = ["open_images", "open_map", "save_images", "save_map", "save_store"]
 
 
 def open_images(
@@ -102,45 +100,6 @@ def save_map(ds: Any, path: str | Path, *, name: str | None = None, pixel_size: 
     require(ds, f"save_map({path})", [name or maps[0]])
     volume = ds[name or maps[0]]
     write_map(path, volume.assign_attrs({**ds.attrs, **volume.attrs}), pixel_size=pixel_size)
-
-
-def open_coordinates(address: str | Path) -> xr.Dataset:
-    """Particle centres of a STAR file, with its other columns.
-
-    Returns
-    -------
-    Dataset with ``coordinate`` (particle, xy): x right and y along the rows, pixels from 0.
-
-    Raises
-    ------
-    FormatError : no coordinates, or one that is not a number.
-    """
-    where = normal(address)
-    for table in read_star(address).values():
-        if {"rlnCoordinateX", "rlnCoordinateY"} <= set(table.columns):
-            import pandas as pd
-
-            rows, optics = table.copy(deep=False), pd.DataFrame({"rlnOpticsGroup": [1]})
-            if "rlnOpticsGroup" in rows:
-                optics = pd.DataFrame({"rlnOpticsGroup": np.unique(rows.rlnOpticsGroup)})
-            else:
-                rows["rlnOpticsGroup"] = 1
-            ds = from_tables(rows, optics, dim="particle", where=where)
-            ds.attrs["star_columns"] = list(table.columns)
-            return validate(ds, where)
-    raise FormatError(where, expected="_rlnCoordinateX and _rlnCoordinateY", found="no such labels")
-
-
-def save_coordinates(ds: xr.Dataset, path: str | Path) -> None:
-    """Write ``coordinate`` and the other columns of one value a particle as a STAR file."""
-    require(ds, f"save_coordinates({path})", ["coordinate"])
-    rows, _ = to_tables(ds.drop_vars("image", errors="ignore"), dim="particle")
-    if "rlnOpticsGroup" not in ds.attrs.get("star_columns", ()):
-        rows = rows.drop(columns="rlnOpticsGroup")
-    if set(rows.columns) == {"rlnCoordinateX", "rlnCoordinateY"}:
-        write_coordinates(path, ds["coordinate"].values)
-    else:
-        write_star(path, {"": rows})
 
 
 def save_store(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False, image_dtype: str = "float32") -> None:

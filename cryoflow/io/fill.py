@@ -31,10 +31,12 @@ from cryoflow.io.completion import check_chunks, is_complete, manifest, row_dim,
 from cryoflow.io.files import disk_errors
 from cryoflow.io.lazy import CHUNK_BYTES
 from cryoflow.io.record import record
-from cryoflow.io.store import is_bulk, prepare, put_in_place
+from cryoflow.io.store import cast, is_bulk, prepare, put_in_place
 from cryoflow.schema import SCHEMA_VERSION, validate
 
-__all__ = ["Filling", "Target", "fill_chunk", "filling", "verify_chunk"]
+__all__ = ["Filling", "Target", "fill_chunk", "fill_rows", "filling", "verify_chunk"]
+
+PIECE = 1 << 20  # bytes that stay in a processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +83,41 @@ def fill_chunk(image: NDArray[Any], row: NDArray[np.int64], *, target: Target) -
 
     A kernel of the engine: ``image`` are the rows ``row`` of the array, exactly those of one chunk.
     """
-    chunk = target.chunk_at(int(row[0]))
     bad = bad_images(image)
     with disk_errors(target.array):
-        crc = _write(image, chunk, target)
-        file = target.file(chunk)
-        entry = {"crc32c": _checksum(file) if crc is None else crc, "bytes": file.stat().st_size,
-                 "bad": [int(i) for i in row[bad]]}  # fmt: skip
-        scratch = Path(target.journal, f".{uuid.uuid4().hex}")
-        scratch.write_text(json.dumps(entry))
-        scratch.replace(target.entry(chunk))
+        _enter(target, target.chunk_at(int(row[0])), _write(image, target.chunk_at(int(row[0])), target), row[bad])
     return {"bad": bad}, {}
+
+
+def fill_rows(
+    row: NDArray[np.int64], *, target: Target, array: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same for plain chunks of images that lie in files: read, looked at and written while they are in cache.
+
+    ``array`` reads rows: ``array.read(row)``.
+    """
+    chunk, bad = target.chunk_at(int(row[0])), np.zeros(len(row), bool)
+    step = max(1, PIECE // (4 * math.prod(target.shape[1:])))
+
+    def pieces() -> Iterator[NDArray[Any]]:
+        for first in range(0, len(row), step):
+            part = slice(first, first + step)
+            block = cast(array.read(row[part]), np.dtype(target.dtype), target.array)
+            bad[part] = bad_images(block)
+            yield block
+
+    with disk_errors(target.array):
+        target.file(chunk).parent.mkdir(parents=True, exist_ok=True)
+        _enter(target, chunk, _write_plain(pieces(), chunk, target), row[bad])
+    return {"bad": bad}, {}
+
+
+def _enter(target: Target, chunk: int, crc: int, bad: NDArray[np.int64]) -> None:
+    """Tell the journal that a chunk is whole."""
+    entry = {"crc32c": crc, "bytes": target.file(chunk).stat().st_size, "bad": bad.tolist()}
+    scratch = Path(target.journal, f".{uuid.uuid4().hex}")
+    scratch.write_text(json.dumps(entry))
+    scratch.replace(target.entry(chunk))
 
 
 def bad_images(image: NDArray[Any]) -> NDArray[np.bool_]:
@@ -110,30 +136,39 @@ def bad_images(image: NDArray[Any]) -> NDArray[np.bool_]:
     return bad
 
 
-def _write(image: NDArray[Any], chunk: int, target: Target) -> int | None:
-    """Write the chunk's file; the checksum of a plain one is taken while the image is at hand."""
+def _write(image: NDArray[Any], chunk: int, target: Target) -> int:
+    """Write the file of a chunk; its checksum."""
     file = target.file(chunk)
     file.parent.mkdir(parents=True, exist_ok=True)
-    if target.dtype is None:
-        import zarr
+    if target.dtype is not None:
+        return _write_plain([np.ascontiguousarray(image, target.dtype)], chunk, target)
+    import zarr
 
-        at, per = target.index(chunk), target.chunk
-        region = tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(at, per, target.shape, strict=True))
-        array = zarr.open_array(target.array, mode="r+", zarr_format=3).with_config({"write_empty_chunks": True})
-        array[region] = image.reshape(tuple(r.stop - r.start for r in region))
-        return None
-    scratch = Path(target.journal, f".{uuid.uuid4().hex}")
-    data = np.ascontiguousarray(image, target.dtype)
-    padding = np.full(math.prod(target.chunk) - data.size, np.nan if data.dtype.kind == "f" else 0, data.dtype)
-    crc = 0
+    at, per = target.index(chunk), target.chunk
+    region = tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(at, per, target.shape, strict=True))
+    array = zarr.open_array(target.array, mode="r+", zarr_format=3).with_config({"write_empty_chunks": True})
+    array[region] = image.reshape(tuple(r.stop - r.start for r in region))
+    return _checksum(file)
+
+
+def _write_plain(blocks: Iterable[NDArray[Any]], chunk: int, target: Target) -> int:
+    """Write pieces of a chunk one after the other and fill it up; the checksum is taken while they are at hand."""
+    scratch, dtype = Path(target.journal, f".{uuid.uuid4().hex}"), np.dtype(target.dtype)
+    left, crc = math.prod(target.chunk), 0
     with scratch.open("wb", buffering=0) as stream:
-        for part in (data, padding):  # the last chunk is as long as the others
-            crc = _crc32c(part, crc)
-            view = memoryview(part.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-            while view:  # one call writes 2 GiB at most
-                view = view[stream.write(view) :]
-    scratch.replace(file)
+        for block in blocks:
+            crc, left = _put(stream, block, crc), left - block.size
+        if left:  # the last chunk is as long as the others
+            crc = _put(stream, np.full(left, np.nan if dtype.kind == "f" else 0, dtype), crc)
+    scratch.replace(target.file(chunk))
     return crc
+
+
+def _put(stream: Any, block: NDArray[Any], crc: int) -> int:
+    view = memoryview(block.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    while view:  # one call writes 2 GiB at most
+        view = view[stream.write(view) :]
+    return _crc32c(block, crc)
 
 
 def _crc32c(data: NDArray[Any], crc: int = 0) -> int:

@@ -15,7 +15,9 @@ from typing import Any, Literal
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.source import is_remote, normal, open_source
 
-__all__ = ["FORMATS", "Format", "Kind", "detect", "find_format", "open_data", "write_data"]
+__all__ = [
+    "FORMATS", "Format", "Kind", "detect", "find_format", "function_of", "open_data", "target_format", "write_data",
+]  # fmt: skip
 
 Kind = Literal["particles", "micrographs", "movies", "coordinates", "map", "images", "metadata", "store"]
 HEAD_BYTES = 65536
@@ -57,7 +59,7 @@ FORMATS: tuple[Format, ...] = (
            "cryoflow.io.micrographs:open_micrographs", "cryoflow.io.micrographs:write_micrographs"),
     Format("relion-coordinates", "RELION coordinates (STAR)", "coordinates", (".star",),
            "cryoflow.io.sniff:relion_coordinates",
-           "cryoflow.io.datasets:open_coordinates", "cryoflow.io.datasets:save_coordinates"),
+           "cryoflow.io.coordinates:read_coordinate_star", "cryoflow.io.coordinates:write_coordinate_star"),
     # cryoSPARC -------------------------------------------------------------------------------------------------------
     Format("cryosparc-micrographs", "cryoSPARC exposures (.cs, .csg)", "micrographs", (".cs", ".csg"),
            "cryoflow.io.sniff:cryosparc_micrographs",
@@ -73,6 +75,8 @@ FORMATS: tuple[Format, ...] = (
            "cryoflow.io.cistem:read_cistem", "cryoflow.io.cistem:write_cistem"),
     Format("eman-list", "EMAN2 list (.lst)", "particles", (".lst",), "cryoflow.io.sniff_programs:eman_list",
            "cryoflow.io.eman2:read_eman_list", "cryoflow.io.eman2:write_eman_list"),
+    Format("references", "References to images where they lie (kerchunk)", "images", (".json",),
+           "cryoflow.io.sniff:references", None, "cryoflow.io.references:write_references"),
     Format("eman-info", "EMAN2 boxes (info/*.json)", "coordinates", (".json",), "cryoflow.io.sniff_programs:eman_info",
            "cryoflow.io.eman2_boxes:read_eman_info", "cryoflow.io.eman2_boxes:write_eman_info"),
     Format("cbox", "crYOLO boxes (.cbox)", "coordinates", (".cbox",), "cryoflow.io.sniff_programs:cbox",
@@ -150,7 +154,7 @@ def detect(address: str | Path) -> Format:
     else:
         head = _head(address)
     for entry in FORMATS:
-        if _function(entry.sniff)(head, name):
+        if function_of(entry.sniff)(head, name):
             return entry
     raise FormatError(
         address, expected="a known format (" + ", ".join(f.name for f in FORMATS) + ")",
@@ -190,7 +194,7 @@ def write_data(ds: Any, path: str | Path, *, format: str | None = None, **option
     ------
     ParameterError : no such format, one that is not written, or an option that it has no use for.
     """
-    entry = find_format(format) if format else _by_suffix(ds, Path(path))
+    entry = find_format(format) if format else target_format(ds, Path(path))
     if entry.write is None:
         raise ParameterError(f"write_data({path})", expected="a format that is written", found=entry.title)
     _called(entry, entry.write, ds, path, options)
@@ -199,7 +203,7 @@ def write_data(ds: Any, path: str | Path, *, format: str | None = None, **option
 def _called(entry: Format, function: str, *arguments: Any) -> Any:
     """Call a reader or writer with the options (the last of ``arguments``) that it takes; refuse others."""
     *positional, options = arguments
-    target = _function(function)
+    target = function_of(function)
     parameters = inspect.signature(target).parameters.values()
     takes = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     unknown = [name for name in options if name not in takes]
@@ -217,15 +221,10 @@ def _head(address: str) -> bytes:
     return source.read(0, min(source.size, HEAD_BYTES))
 
 
-def _by_suffix(ds: Any, path: Path) -> Format:
-    dims = {str(d) for d in getattr(ds, "dims", ())}
+def target_format(ds: Any, path: Path) -> Format:
+    """The first format that has the suffix of ``path``, is written, and is meant for what ``ds`` holds."""
     for entry in FORMATS:
-        fits = (
-            entry.kind in ("store", "map")
-            or {"particles": "particle", "coordinates": "particle"}.get(entry.kind, entry.kind.removesuffix("s"))
-            in dims
-        )
-        if path.suffix in entry.suffixes and entry.write is not None and fits:
+        if path.suffix.lower() in entry.suffixes and entry.write is not None and _fits(ds, entry.kind):
             return entry
     raise ParameterError(
         f"write_data({path})", expected="a suffix that tells the format", found=repr(path.suffix),
@@ -233,6 +232,21 @@ def _by_suffix(ds: Any, path: Path) -> Format:
     )  # fmt: skip
 
 
-def _function(name: str) -> Any:
+def _fits(ds: Any, kind: Kind) -> bool:
+    """Whether a format of ``kind`` is meant for what ``ds`` holds."""
+    if not hasattr(ds, "dims"):  # tables
+        return kind == "metadata"
+    names = set(getattr(ds, "variables", ()))
+    if kind == "particles":
+        return "particle" in ds.dims and ("coordinate" not in names or bool({"image_name", "image"} & names))
+    if kind in ("images", "coordinates"):
+        return kind.removesuffix("s") in names
+    if kind in ("micrographs", "movies"):
+        return kind.removesuffix("s") in ds.dims
+    return kind == "store" or (kind == "map" and {"z", "y", "x"} <= set(ds.dims))
+
+
+def function_of(name: str) -> Any:
+    """What a row names as "module:function"."""
     module, _, function = name.partition(":")
     return getattr(import_module(module), function)

@@ -7,7 +7,7 @@ import struct
 
 __all__ = [
     "cryosparc_micrographs", "cryosparc_particles", "eer", "hdf5", "imagic", "micrograph_folder", "mrc",
-    "mrc_stack", "never", "relion_coordinates", "relion_micrographs", "relion_motion", "relion_movies",
+    "mrc_stack", "never", "references", "relion_coordinates", "relion_micrographs", "relion_motion", "relion_movies",
     "relion_particles", "spider", "star", "store", "tiff", "xmipp",
 ]  # fmt: skip
 
@@ -113,6 +113,11 @@ def micrograph_folder(head: bytes, name: str) -> bool:
     return not head and (name.endswith("/") or "*" in name)
 
 
+def references(head: bytes, name: str) -> bool:
+    """References of kerchunk, version 1."""
+    return name.endswith(".json") and re.match(rb'\s*\{\s*"version"\s*:\s*1\s*,\s*"refs"', head) is not None
+
+
 def never(head: bytes, name: str) -> bool:  # noqa: ARG001
     """For formats that only a person can tell apart."""
     return False
@@ -126,11 +131,16 @@ def mrc_stack(head: bytes, name: str) -> bool:
         return True
     order = next((o for o in "<>" if all(0 < n < 1 << 24 for n in struct.unpack(f"{o}3i", head[:12]))), "<")
     nx, ny, nz = struct.unpack(f"{order}3i", head[:12])
-    mz, group = struct.unpack(f"{order}i", head[36:40])[0], struct.unpack(f"{order}i", head[88:92])[0]
+    mx, _, mz = struct.unpack(f"{order}3i", head[28:40])
+    across, _, along = struct.unpack(f"{order}3f", head[40:52])
     if nz == 1:
         return True
-    cube = nx == ny == nz
-    return not cube and not name.endswith((".map", ".ccp4", ".rec")) and (mz == 1 or group == 0)
+    if nx == ny == nz or name.endswith((".map", ".ccp4", ".rec")):
+        return False
+    if mz == 1 or not along > 0:
+        return True
+    cubic = mx > 0 and mz > 0 and abs(along / mz - across / mx) <= 0.01 * along / mz  # voxels as deep as they are wide
+    return not cubic and struct.unpack(f"{order}i", head[88:92])[0] == 0
 
 
 def mrc(head: bytes, name: str) -> bool:

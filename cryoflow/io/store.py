@@ -164,6 +164,9 @@ def _as_image(variable: xr.Variable, dtype: np.dtype[Any], where: str) -> xr.Var
 
 
 def cast(block: Any, dtype: np.dtype[Any], where: str) -> Any:
+    """``block`` as ``dtype``; what float16 cannot hold is an error."""
+    if block.dtype == dtype:
+        return block
     with np.errstate(over="ignore"):
         out = block.astype(dtype)
     if dtype == np.float16 and np.any(np.isinf(out) & np.isfinite(block)):

@@ -92,6 +92,7 @@ def import_data(
     """
     from cryoflow.io.fill import filling
     from cryoflow.io.formats import open_data
+    from cryoflow.io.gather import source_of
 
     path = Path(output).absolute()
     ds = _as_dataset(open_data(source, format=format, **options))
@@ -105,6 +106,7 @@ def import_data(
         ds, path, function="import_data", parameters=parameters, identity=identity, inputs=inputs,
         chunk_bytes=chunk_bytes, image_dtype=image_dtype, overwrite=overwrite, restart=restart,
     )  # fmt: skip
+    sources = {str(n): source_of(v) for n, v in ds.variables.items()}
     with begin as store:
         compute = _computing(client, progress)
         todo = {name: _unfinished(target, compute) for name, target in store.bulk.items()}
@@ -115,7 +117,7 @@ def import_data(
         _check_space(path, sum(len(todo[n]) * _chunk_size(t) for n, t in store.bulk.items()))
         for name, chunks in todo.items():
             if chunks:
-                _fill(store, name, chunks, str(source), compute)
+                _fill(store, name, chunks, str(source), compute, sources.get(name))
         bad = {name: rows for name, rows in store.finish().items() if rows}
     return _summary(ds, path, total, kept, bad)
 
@@ -178,15 +180,24 @@ def _unfinished(target: Any, compute: Callable[..., Any]) -> list[int]:
     return [i for i in range(count) if i not in whole]
 
 
-def _fill(store: Any, name: str, chunks: list[int], source: str, compute: Callable[..., Any]) -> None:
+def _fill(
+    store: Any, name: str, chunks: list[int], source: str, compute: Callable[..., Any], array: Any = None
+) -> None:
+    """Make ``chunks``; straight from ``array``, the files behind the variable, where no codec is needed."""
     from cryoflow.engine import map_rows
-    from cryoflow.io.fill import fill_chunk
+    from cryoflow.io.fill import fill_chunk, fill_rows
 
     variable, target = store.rows(name), store.bulk[name]
     dim = str(variable.dims[0])
-    data = xr.Dataset({"image": variable, "row": (dim, np.arange(variable.shape[0]))})
+    data = xr.Dataset({"row": (dim, np.arange(variable.shape[0]))})
     data.encoding["source"] = source
-    lazy = map_rows(partial(fill_chunk, target=target), data, dim=dim, outputs={"bad": ((dim,), bool)})
+    outputs = {"bad": ((dim,), bool)}
+    if target.dtype is not None and target.leading == 1 and hasattr(array, "read"):
+        data = data.chunk({dim: target.chunk[0]})
+        lazy = map_rows(partial(fill_rows, target=target), data, {"array": array}, dim=dim, outputs=outputs)
+    else:
+        data["image"] = variable
+        lazy = map_rows(partial(fill_chunk, target=target), data, dim=dim, outputs=outputs)
     bad = lazy["bad"].data
     compute(bad if len(chunks) == math.prod(target.counts) else bad.blocks[chunks], "import")
 
