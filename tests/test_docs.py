@@ -65,6 +65,7 @@ def test_commands_exist(page: Path) -> None:
     from typer.main import get_command
 
     import cryoflow.cli.catalog
+    import cryoflow.cli.inspect
     import cryoflow.cli.reprocess
     import cryoflow.cli.run
     import cryoflow.cli.stages

@@ -152,11 +152,3 @@ def report(run: Run) -> None:
     from cryoflow.display.report import report as write_report
 
     typer.echo(str(write_report(run)))
-
-
-@app.command()
-def inspect(path: Annotated[Path, typer.Argument(help="A STAR file, an MRC file or a Zarr store")]) -> None:
-    """Show what a file or store holds."""
-    from cryoflow.workflow.inspect import describe_file
-
-    typer.echo(describe_file(path))
