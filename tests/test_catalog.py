@@ -226,10 +226,10 @@ def test_movies_open_as_frames_and_broken_ones_are_told(tmp_path: Path) -> None:
         write_map(tmp_path / f"May{i}.bin.mrc", movie, pixel_size=1.5)
     (tmp_path / "May9.bin.mrc").write_bytes(b"short")
     ds = cryoflow.open_catalog(root=tmp_path)["EMPIAR-10146"].read(imageset="movies")
-    assert dict(ds.movie.sizes) == {"movie": 3, "frame": 5, "y": 8, "x": 6}
-    assert len(ds.attrs["left_out"]) == 1
-    assert "May9" in ds.attrs["left_out"][0]
-    assert np.array_equal(ds.movie.values, movies)
+    assert dict(ds.movie.sizes) == {"movie": 4, "frame": 5, "y": 8, "x": 6}
+    assert ds.usable.values.tolist() == [True, True, True, False]
+    assert ds.reason.values[3]
+    assert np.array_equal(ds.movie[:3].values, movies)
     assert np.array_equal(ds.movie[1, 2:4].values, movies[1, 2:4])
 
 

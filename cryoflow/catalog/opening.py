@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
 
 from cryoflow.catalog.addresses import data_root
 from cryoflow.catalog.layout import find_files, folders, image_set, locate
@@ -81,7 +78,11 @@ def open_image_set(
     files = find_files(entry, name, place, limit=limit)
     known: dict[str, Any] = {k: float(v) for k, v in optics.items() if v is not None}
     if chosen.kind == "movies":
-        return _movies(files, known, chosen, where)
+        from cryoflow.io.movies import open_movies
+
+        if chosen.dose is not None and chosen.frames is not None:
+            known["dose_per_frame"] = chosen.dose / chosen.frames
+        return open_movies(files, **known)
     from cryoflow.io import open_micrographs
 
     return open_micrographs(files, **known)
@@ -115,37 +116,3 @@ def _particles(
             first = first or error
     assert first is not None
     raise first
-
-
-def _movies(files: Sequence[str], optics: Mapping[str, float], chosen: ImageSet, where: str) -> xr.Dataset:
-    """Frames as recorded, (movie, frame, y, x); movies of another shape or that are broken are told and left out."""
-    import xarray as xr
-
-    from cryoflow.io.image_file import open_image_files
-    from cryoflow.io.lazy import FileImages, lazy
-    from cryoflow.schema import validate
-
-    opened = open_image_files(list(files))
-    good = [f for f in opened if not isinstance(f, CryoflowError)]
-    if not good:
-        raise next(f for f in opened if isinstance(f, CryoflowError))
-    shape = Counter(f.shape for f in good).most_common(1)[0][0]
-    kept = [f for f in good if f.shape == shape]
-    left = [str(f) if isinstance(f, CryoflowError) else f"{f.path}: shape {f.shape}, not {shape}"
-            for f in opened if isinstance(f, CryoflowError) or f.shape != shape]  # fmt: skip
-    frames = shape[0]
-    array = FileImages(
-        tuple(kept), np.repeat(np.arange(len(kept), dtype=np.int32), frames),
-        np.tile(np.arange(frames, dtype=np.int32), len(kept)), shape[1:], kept[0].dtype,
-    )  # fmt: skip
-    rows = lazy(("frame", "y", "x"), array, frames)
-    ds = xr.Dataset({
-        "movie": (("movie", "frame", "y", "x"), rows.data.reshape(len(kept), *shape)),
-        "micrograph_name": ("movie", np.array([f.path for f in kept])),
-        "optics_group": ("movie", np.zeros(len(kept), np.int32)),
-        **{name: ("optics", [value]) for name, value in optics.items()},
-    })  # fmt: skip
-    if chosen.dose is not None:
-        ds["dose_per_frame"] = ("movie", np.full(len(kept), chosen.dose / (chosen.frames or frames)))
-    ds.attrs["left_out"] = left
-    return validate(ds, where)
