@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +28,23 @@ def star(tmp_path: Path) -> Path:
     return tmp_path / "p.star"
 
 
-@pytest.mark.parametrize("engine", [CryoflowBackend, "cryoflow"])
-def test_particles_open_lazily(star: Path, engine: object) -> None:
-    if engine == "cryoflow" and "cryoflow" not in xr.backends.list_engines():
-        pytest.skip("the entry point comes with the next installation of the package")
-    ds = xr.open_dataset(star, engine=engine)  # type: ignore[arg-type]
+def test_xarray_finds_the_engine_by_itself(star: Path, tmp_path: Path) -> None:
+    """The entry point of pyproject.toml, installed under another name: by its name, and by the suffix alone."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    value = project["entry-points"]["xarray.backends"]["cryoflow"]
+    info = tmp_path / "site" / "cryoflow_engine-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cryoflow-engine\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[xarray.backends]\ncryoflow = {value}\n")
+    code = f"import xarray as xr; print(xr.open_dataset({str(star)!r}, engine='cryoflow').image.shape, "
+    code += f"xr.open_dataset({str(star)!r}).sizes['particle'])"
+    env = {**os.environ, "PYTHONPATH": f"{info.parent}:{Path(__file__).parents[1]}"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert ended.stdout == f"({N}, {BOX}, {BOX}) {N}\n", ended.stderr
+
+
+def test_particles_open_lazily(star: Path) -> None:
+    ds = xr.open_dataset(star, engine=CryoflowBackend)
     truth = read_particles(star)
     assert ds.image.chunks is None
     assert not ds.image.variable._in_memory
@@ -69,7 +85,7 @@ def test_tables_without_a_schema_are_a_tree(data: Path) -> None:
         xr.open_dataset(path, engine=CryoflowBackend)
     tree = xr.open_datatree(path, engine=CryoflowBackend)
     assert float(tree["model_general"]["rlnPixelSize"][0]) == 1.244835
-    assert tree["model_class_1"].sizes["row"] == 51
+    assert tree["model_class_1"].sizes["row"] == 129
 
 
 def test_only_our_own_suffixes_are_guessed() -> None:

@@ -195,7 +195,7 @@ def _is_whole(chunk: int, target: Target) -> bool:
     try:
         entry = json.loads(target.entry(chunk).read_text())
         file = target.file(chunk)
-        whole = entry["bytes"] == file.stat().st_size and entry["crc32c"] == _checksum(file)
+        whole = bool(entry["bytes"] == file.stat().st_size and entry["crc32c"] == _checksum(file))
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:

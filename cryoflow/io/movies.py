@@ -77,7 +77,7 @@ class MovieFrames(BackendArray):
 
 def _fill(out: NDArray[Any], file: ImageFile, frames: NDArray[np.int64]) -> None:
     """Put ``frames`` of ``file`` into ``out``, those that follow each other by one call; others stay zero."""
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(frames) != 1])) if len(frames) else []
+    starts: Any = np.flatnonzero(np.concatenate([[True], np.diff(frames) != 1])) if len(frames) else []
     for first, stop in zip(starts, [*starts[1:], len(frames)], strict=True):
         count = min(stop - first, file.shape[0] - int(frames[first]))
         if count > 0:
@@ -258,7 +258,7 @@ def _lazy(opened: list[ImageFile | None], frame: tuple[int, int], chunk_bytes: f
     array = MovieFrames(files, index, (longest, *frame), dtype)
     variable = xr.Variable(("movie", "frame", "y", "x"), indexing.LazilyIndexedArray(array))
     step = min(longest, chunk_rows(frame[0] * frame[1] * dtype.itemsize, chunk_bytes))
-    chunked: xr.Variable = variable.chunk({"movie": 1, "frame": step}, name=f"movies-{array.token()}-{step}")  # type: ignore[attr-defined]
+    chunked: xr.Variable = variable.chunk({"movie": 1, "frame": step}, name=f"movies-{array.token()}-{step}")
     return chunked
 
 

@@ -38,7 +38,7 @@ class CryoflowBackend(BackendEntrypoint):
     open_dataset_parameters: ClassVar[tuple[str, ...] | None] = ("filename_or_obj", "drop_variables", "format")
     supports_groups: ClassVar[bool] = True
 
-    def open_dataset(  # type: ignore[override]
+    def open_dataset(
         self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None, format: str | None = None,
         **options: Any,
     ) -> xr.Dataset:  # fmt: skip
@@ -65,11 +65,11 @@ class CryoflowBackend(BackendEntrypoint):
         ds.encoding["source"] = str(filename_or_obj)
         return ds
 
-    def open_datatree(self, filename_or_obj: Any, **options: Any) -> xr.DataTree:  # type: ignore[override]
+    def open_datatree(self, filename_or_obj: Any, **options: Any) -> xr.DataTree:
         """One node a table of a STAR file; of other files the root alone."""
         return xr.DataTree.from_dict(self.open_groups_as_dict(filename_or_obj, **options))
 
-    def open_groups_as_dict(self, filename_or_obj: Any, **options: Any) -> dict[str, xr.Dataset]:  # type: ignore[override]
+    def open_groups_as_dict(self, filename_or_obj: Any, **options: Any) -> dict[str, xr.Dataset]:
         """The nodes of ``open_datatree`` by their paths."""
         from cryoflow.io.formats import detect
         from cryoflow.io.star import read_star
