@@ -22,7 +22,7 @@ _TOKEN = re.compile(
 )
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 _REAL = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
-_SMALL = 1 << 21  # bytes of a table below which the plain reader costs less than loading the compiled one
+_SMALL = 1 << 19  # bytes of a table below which the plain reader costs less than loading the compiled one
 _COMMENTS = 1000  # comment lines kept above a block
 _MARK = "\x01"  # stands around the number of a text field
 
