@@ -128,11 +128,11 @@ def killed(star: Path, out: Path, kill_at: int) -> subprocess.CompletedProcess[s
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 0.98])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.75, 0.9, 0.99])
 def test_a_kill_at_any_moment_then_again_gives_the_same_bits(tmp_path: Path, share: float) -> None:
     star, _ = stack(tmp_path, bad=(7,))
     import_data(star, tmp_path / "whole.zarr", pixel_size=1.5, chunk_bytes=CHUNK)
-    moments = 74
+    moments = 146
     _killed_then_again(tmp_path, star, 1 + int(share * moments))
 
 
@@ -296,6 +296,21 @@ def test_maps_and_micrographs(tmp_path: Path) -> None:
     back = open_store(tmp_path / "mics.zarr")
     assert back.usable.values.tolist() == [True, True, True, False]
     assert back.micrograph.shape == (4, 40, 50)
+
+
+def test_micrographs_with_bad_pixels_are_marked_beside_the_broken_ones(tmp_path: Path) -> None:
+    (tmp_path / "mics").mkdir()
+    for i in range(3):
+        pixels = np.ones((40, 50), np.float32)
+        pixels[3, 3] = np.nan if i == 1 else 2
+        write_stack(tmp_path / "mics" / f"{i}.mrc", xr.DataArray(pixels[None], dims=("n", "y", "x")), pixel_size=1.2)
+    (tmp_path / "mics" / "broken.mrc").write_bytes(b"nothing")
+    optics = {"pixel_size": 1.2, "voltage": 300, "cs": 2.7, "amplitude_contrast": 0.1}
+    assert import_data(tmp_path / "mics", tmp_path / "m.zarr", **optics).bad_rows == {"micrograph": [1]}
+    back = open_store(tmp_path / "m.zarr")
+    assert back.usable.values.tolist() == [True, False, True, False]
+    assert "NaN" in str(back.reason.values[1])
+    assert "MRC" in str(back.reason.values[3])
 
 
 def test_compressed_chunks_of_counts_resume_too(tmp_path: Path) -> None:

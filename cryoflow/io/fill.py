@@ -240,6 +240,8 @@ class Filling:
             marked = self._mark(sorted(set().union(*bad.values())))
             if marked is not None:
                 self.ds = self.ds.assign(marked)
+                for name in marked.variables:  # of the source, or of a run that was killed here
+                    shutil.rmtree(store / str(name), ignore_errors=True)
                 _, encoding = prepare(marked, CHUNK_BYTES, "float32", str(self.path))
                 marked.to_zarr(store, mode="a", zarr_format=3, consolidated=False, encoding=encoding)
             entry = self.entry | manifest(self.ds, store) | {"bad_rows": {n: r for n, r in bad.items() if r}}
