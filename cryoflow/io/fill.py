@@ -235,7 +235,7 @@ class Filling:
         bad = {name: self.bad_rows(name) for name in self.bulk}
         with disk_errors(self.path):
             store = self.partial / "store"
-            for stray in store.glob("*/c/**/*.partial"):  # of writers that were killed
+            for stray in store.rglob("*.partial"):  # of writers that were killed
                 stray.unlink()
             marked = self._mark(sorted(set().union(*bad.values())))
             if marked is not None:
