@@ -303,7 +303,7 @@ def test_the_command(tmp_path: Path) -> None:
         ("particles/parts.stk", "images", "error", "not square or cubic: 90.3438 x 107.25"),
         ("particles/parts-15_128x128f.par", "particles", "warning", "expected a pixel size"),
         ("particles/sample.mrcs", "images", "warning", "does not say a pixel size"),
-        ("particles/empiar_10076_7.mrc", "map", "note", "a stack of images whose header says volume"),
+        ("particles/empiar_10076_7.mrc", "images", "warning", "does not say a pixel size"),
         ("metadata/t20s_J209_000_particles.cs", "particles", "error", "196 of 196 stacks are not there"),
         ("metadata/betagal_refine3d/run_it016_optimiser.star", "metadata", "", ""),
         ("maps/apoferritin_half1_unfil.mrc", "map", "", ""),

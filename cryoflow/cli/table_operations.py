@@ -51,7 +51,8 @@ def open_table(address: str, manner: Manner, format: str | None = None) -> xr.Da
     if not hasattr(ds, "data_vars"):
         raise ParameterError(f"table {address}", expected="a table of particles or micrographs", found=entry.title)
     row_dim(ds, f"table {address}")
-    return ds if manner.images or "image" not in ds else ds.drop_vars("image")
+    out: xr.Dataset = ds if manner.images or "image" not in ds else ds.drop_vars("image")
+    return out
 
 
 def _number(text: str, what: str) -> float:

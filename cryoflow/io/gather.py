@@ -40,13 +40,14 @@ def source_of(variable: xr.Variable) -> BackendArray | None:
 class Gathered(BackendArray):
     """Rows ``row[i]`` of ``parts[part[i]]``, all of one frame and type."""
 
-    parts: tuple[BackendArray, ...]
+    parts: tuple[Any, ...]
     part: NDArray[np.int32]
     row: NDArray[np.int64]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.parts[0].dtype)
+        dtype: np.dtype[Any] = self.parts[0].dtype
+        return dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,7 +82,7 @@ class Gathered(BackendArray):
         for number in np.unique(part):
             here = np.flatnonzero(part == number)
             array = self.parts[number]
-            key = (row[here], *(slice(None),) * (self.ndim - 1))
+            key: tuple[Any, ...] = (row[here], *(slice(None),) * (self.ndim - 1))
             out[here] = array[indexing.OuterIndexer(key)]
         return out
 
@@ -89,7 +90,7 @@ class Gathered(BackendArray):
         return Gathered(self.parts, self.part[rows], self.row[rows])
 
 
-def _gathered(array: BackendArray) -> Gathered:
+def _gathered(array: Any) -> Gathered:
     if isinstance(array, Gathered):
         return array
     n = array.shape[0]
@@ -114,7 +115,7 @@ def join_rows(variables: Sequence[xr.Variable]) -> xr.Variable:
     first = variables[0]
     arrays = [source_of(v) for v in variables]
     if any(a is None for a in arrays) or len({np.dtype(v.dtype) for v in variables}) > 1:
-        joined: xr.Variable = xr.Variable.concat(list(variables), dim=str(first.dims[0]))
+        joined: xr.Variable = xr.Variable.concat(list(variables), dim=str(first.dims[0]))  # type: ignore[no-untyped-call]
         return joined
     pieces = [_gathered(a) for a in arrays if a is not None]
     before = np.cumsum([0, *(len(p.parts) for p in pieces)])

@@ -103,7 +103,7 @@ def _partners(ds: xr.Dataset, other: xr.Dataset, keys: list[str], basename: bool
     """For each row of ``ds`` its row in ``other``, or -1."""
     mine, theirs = codes([ds, other], keys, where, basename=basename)
     count = np.bincount(theirs)
-    twice = np.flatnonzero((count[theirs] > 1) & np.isin(theirs, mine)) if count.max(initial=0) > 1 else []
+    twice = np.flatnonzero((count[theirs] > 1) & np.isin(theirs, mine)) if count.max(initial=0) > 1 else theirs[:0]
     if len(twice):
         raise ParameterError(
             where, expected="each key once in the table that is joined", found="several rows of "

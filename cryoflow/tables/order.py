@@ -52,8 +52,8 @@ def _rank(ds: xr.Dataset, key: str, n: int, where: str) -> NDArray[Any]:
     if not down:
         return values
     if values.dtype.kind == "u":
-        return np.invert(values)  # -x of an unsigned number is no order
-    return ~values if values.dtype.kind == "b" else -values
+        return np.asarray(np.invert(values))  # -x of an unsigned number is no order
+    return np.asarray(~values if values.dtype.kind == "b" else -values)
 
 
 def head(ds: xr.Dataset, n: int) -> xr.Dataset:

@@ -63,12 +63,12 @@ def _copies(ds: xr.Dataset, count: int) -> xr.Dataset:
 def _new_ids(parent: NDArray[Any], copy: NDArray[Any], count: int) -> NDArray[Any]:
     """An id for each copy, the same every time: parent * count + copy, or a mix of both where ids are large."""
     if len(parent) == 0 or (parent.min() >= 0 and int(parent.max()) < (1 << 62) // count):
-        return parent * parent.dtype.type(count) + copy.astype(parent.dtype)
+        return np.asarray(parent * parent.dtype.type(count) + copy.astype(parent.dtype))
     x = parent.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * (copy.astype(np.uint64) + np.uint64(1))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64 (Steele, Lea & Flood 2014)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(1)).astype(np.int64) if parent.dtype.kind == "i" else x.astype(parent.dtype)
+    return np.asarray((x >> np.uint64(1)).astype(np.int64) if parent.dtype.kind == "i" else x.astype(parent.dtype))
 
 
 def subparticles(

@@ -97,17 +97,17 @@ def _headers(images: list[Path], folder: Path, out: Inspection, full: bool) -> N
     if not chosen:
         return
     opened: dict[Path, ImageFile] = {}
-    broken = []
+    broken: list[tuple[Path, Exception]] = []
     for path in chosen:
         try:
             opened[path] = open_image_file(path)
         except (CryoflowError, OSError, ValueError) as error:
             broken.append((path, error))
-    for path, error in broken[:5]:
-        if isinstance(error, CryoflowError):
-            out.fail(error)
+    for path, reason in broken[:5]:
+        if isinstance(reason, CryoflowError):
+            out.fail(reason)
         else:
-            out.add("error", str(path.relative_to(folder)), f"cannot be read ({type(error).__name__})")
+            out.add("error", str(path.relative_to(folder)), f"cannot be read ({type(reason).__name__})")
     if len(broken) > 5:
         out.add("error", out.address, f"{len(broken)} of {len(chosen)} image files are damaged; five are listed")
     if len(chosen) < len(images):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryoflow.errors import CryoflowError
 from cryoflow.io.image_file import ImageFile, open_image_file
 from cryoflow.io.source import open_source
 from cryoflow.workflow.inspection.pixels import SAMPLE, Pixels, picture, spread
@@ -18,13 +19,13 @@ __all__ = ["inspect_images"]
 
 def inspect_images(out: Inspection, *, full: bool) -> None:
     """Facts and findings of one file of images; a truncated one is read as far as it is whole."""
-    image: ImageFile | None = None
-    with out.catching():
+    try:
         image = open_image_file(out.address)
-    if image is None:
+    except CryoflowError as error:
+        out.fail(error)
         try:
             image = open_image_file(out.address, check_size=False)
-        except Exception:  # the first error is the one to show
+        except CryoflowError:  # the first error is the one to show
             return
     sections, rows, columns = image.shape
     is_map = out.kind == "map" and sections > 1

@@ -151,4 +151,5 @@ def _binned(image: NDArray[np.float64], tile: int) -> NDArray[np.float64]:
     rows, columns = (n // factor * factor for n in image.shape)
     if factor == 1 or not rows or not columns:
         return image[:tile, :tile]
-    return image[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor).mean(axis=(1, 3))
+    tiles = image[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor)
+    return np.asarray(tiles.mean(axis=(1, 3)))

@@ -87,8 +87,8 @@ def _open(
         except CryoflowError as error:
             outside.append((i, error))
     if outside:
-        i, error = outside[0]
-        out.add("error", error.where, f"{len(outside)} file names lead outside of {root}, the first {names[i]!r}",
+        i, refused = outside[0]
+        out.add("error", refused.where, f"{len(outside)} file names lead outside of {root}, the first {names[i]!r}",
                 "Give --root with the folder that holds them, or --allow-outside if you trust this file.")  # fmt: skip
     found = open_image_files(list(addresses.values()))
     opened, missing, broken = {}, [], []
@@ -103,8 +103,8 @@ def _open(
         row = int(np.argmax(file == missing[0])) + 1
         what = f"{len(missing)} of {len(chosen)} stacks are not there, the first {names[missing[0]]} below {root}"
         out.add("error", f"row {row}", what, "Give --root with the project's folder; the metadata alone can be used.")
-    for error in broken[:5]:
-        out.fail(error)
+    for damage in broken[:5]:
+        out.fail(damage)
     if len(broken) > 5:
         out.add("error", out.address, f"{len(broken)} stacks are damaged; the first five are listed")
     return opened
@@ -165,7 +165,7 @@ def _look(
     depth = np.array([opened[i].shape[0] if i in opened else 0 for i in range(len(names))])
     rows = np.flatnonzero(there & (section < depth[file]))
     rows = rows if full else rows[spread(len(rows), SAMPLE)]
-    pixels, shown = Pixels(), []
+    pixels, shown = Pixels(), list[NDArray[Any]]()
     for i in np.unique(file[rows]):
         with out.catching():
             first = pixels.read(opened[int(i)], np.unique(section[rows[file[rows] == i]]), names[int(i)], discs=True)
