@@ -183,8 +183,10 @@ def _writer(address: str) -> dict[str, str]:
     if found is None:
         return {}
     text = found[1].decode("utf-8", "replace").strip()[:100]
-    number = re.fullmatch(r"version\s+(\d)(\d{2})(\d{2})", text)
-    return {"written by": f"RELION, tables of {number[1]}.{max(1, int(number[2]))} ({text})" if number else text}
+    number = re.fullmatch(r"version\s+(\d)\d{4}", text)
+    if number is None:
+        return {"written by": text}
+    return {"written by": f"RELION {'3.1 or 4' if number[1] == '3' else number[1]} ({text})"}
 
 
 def _store(out: Inspection) -> None:
