@@ -71,10 +71,12 @@ def run_cryoflow(case: dict[str, object], out: Path) -> float:
 
 
 def run_relion(case: dict[str, object], out: Path) -> float | None:
-    """CPU seconds of RELION's followers, or None where it is not installed."""
+    """CPU seconds of RELION's followers, or None where it is not installed. A finished run in ``out`` is kept."""
+    folder = out.resolve() / "relion"
+    if (folder / "run_class001.mrc").is_file():
+        return _seconds(folder)
     if shutil.which("relion_refine_mpi") is None:
         return None
-    folder = out.resolve() / "relion"
     folder.mkdir(exist_ok=True)
     rank = folder / "rank.sh"
     rank.write_text(f"""#!/bin/bash
@@ -96,6 +98,10 @@ time "$@"
     ]  # fmt: skip
     with (folder / "stdout").open("w") as log:
         subprocess.run(command, check=True, cwd=star.parent, stdout=log, stderr=subprocess.STDOUT)
+    return _seconds(folder)
+
+
+def _seconds(folder: Path) -> float:
     times = [(folder / f"log.{i}").read_text().split()[-2:] for i in range(1, FOLLOWERS + 1)]
     return sum(float(u) + float(s) for u, s in times)
 

@@ -145,13 +145,26 @@ def test_prepared_images_are_moved_masked_and_scaled(n: int) -> None:
     inside, outside = np.hypot(x, y) <= 0.3 * n, np.hypot(x, y) >= 0.3 * n + 5
     for i, (dx, dy) in enumerate([(0, 0), (2, -3), (-5, 1)]):
         moved = np.roll(image[i], (dy, dx), axis=(0, 1)) / [1.0, 2.0, 0.5][i]
-        assert np.abs(unmasked[i] - samples.take(rfft2c(moved))).max() < 1e-4
+        # whole pixels by moving, their fractions (0.2, -0.4 of the second) by a phase
+        rest = shift[i] - [dx, dy]
+        phase = np.exp(-2j * np.pi * (samples.kx * rest[0] + samples.ky * rest[1]) / n)
+        assert np.abs(unmasked[i] - samples.take(rfft2c(moved)) * phase).max() < 1e-4
         disc = np.zeros((n, n))
         d = np.hypot(x, y) - 0.3 * n
         disc[inside] = 1
         rim = ~inside & ~outside
         disc[rim] = 0.5 + 0.5 * np.cos(np.pi * d[rim] / 5)
-        assert np.abs(masked[i] - samples.take(rfft2c(moved * disc))).max() < 1e-4
+        assert np.abs(masked[i] - samples.take(rfft2c(moved * disc)) * phase).max() < 1e-4
+
+
+def test_fixed_poses_keep_fractions_of_a_pixel() -> None:
+    search = fixed_search()
+    given = arguments(search, n=32, count=8, radii=(15, 15, 15), fraction=0.999, limit=10)
+    fraction = given["shift"] + PIXEL * np.array([0.3, -0.45])
+    rows, _ = expectation(**{**given, "shift": fraction})
+    np.testing.assert_allclose(rows["shift"], fraction, atol=1e-6)
+    better, _ = expectation(**given)
+    assert (better["log_likelihood"] > rows["log_likelihood"]).all()
 
 
 def off_by(given: dict[str, Any], degrees: float, pixels: float, seed: int = 1) -> dict[str, Any]:

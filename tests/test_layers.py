@@ -22,7 +22,8 @@ LAYERS: dict[str, float] = {
 OWNERS = {
     "dask": {"engine"}, "distributed": {"engine"}, "dask_cuda": {"engine"}, "dask_jobqueue": {"engine"},
     "dask_kubernetes": {"engine"}, "cupy": {"kernels", "engine"}, "cupyx": {"kernels", "engine"}, "rmm": {"engine"},
-    "zarr": {"io"}, "mrcfile": {"io"}, "starfile": {"io"}, "gemmi": {"io"}, "tifffile": {"io"}, "h5py": {"io"}, "urllib3": {"io"}, "fsspec": {"io", "catalog"},
+    "zarr": {"io"}, "mrcfile": {"io"}, "starfile": {"io"}, "gemmi": {"io"},
+    "tifffile": {"io"}, "h5py": {"io"}, "urllib3": {"io"}, "fsspec": {"io", "catalog"},
     "intake": {"catalog"}, "pydantic": {"catalog", "workflow", "cli"},
     "pydantic_core": {"workflow", "cli"}, "typer": {"cli"}, "click": {"cli"}, "rich": {"cli"},
     "matplotlib": {"display"}, "jinja2": {"display"}, "k3d": {"display"},

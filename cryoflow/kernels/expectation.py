@@ -56,20 +56,25 @@ def make_tables(volumes: NDArray[np.complex64], search: Search, samples: Samples
 
 
 def prepare_images(image: Any, shift_px: Any, norm: Any, samples: Samples, mask_radius: float) -> tuple[Any, Any]:
-    """Masked and unmasked Fourier samples (B, K) of images moved by whole pixels ``shift_px`` and divided by ``norm``.
+    """Masked and unmasked Fourier samples (B, K) of images moved by ``shift_px`` (B, 2) and divided by ``norm``.
 
-    The mask is a disc of ``mask_radius`` pixels with a 5-pixel cosine edge, zero outside.
+    Whole pixels are moved before the mask is applied, their fractions by a phase. The mask is a disc of
+    ``mask_radius`` pixels with a 5-pixel cosine edge, zero outside.
     """
     n = image.shape[-1]
     xp, fft = array_module(image), fft_module(image)
     disc = soft_sphere(n, mask_radius, MASK_EDGE, dims=2, xp=xp)
     moved = xp.empty(image.shape, np.float32)
-    for i, (dx, dy) in enumerate(np.rint(to_host(shift_px)).astype(int).tolist()):
+    whole = np.rint(to_host(shift_px))
+    rest = to_host(shift_px) - whole
+    for i, (dx, dy) in enumerate(whole.astype(int).tolist()):
         moved[i] = xp.roll(image[i], (dy, dx), axis=(0, 1))
     moved /= xp.asarray(norm, np.float32)[:, None, None]
     # the centred transform differs by a phase of the origin n // 2, cheaper on the samples than moving the image
     c = n // 2
     origin = xp.asarray(np.exp(2j * np.pi * c / n * (samples.kx + samples.ky)).astype(np.complex64))
+    if rest.any():
+        origin = origin * xp.asarray(_phases(rest, samples, len(samples)))
     both = [samples.take(fft.rfft2(x, norm="ortho")) * origin for x in (moved * disc, moved)]
     return both[0], both[1]
 
@@ -156,7 +161,7 @@ def expectation(
     }
     empty_scores = np.zeros((0, 0, 0), np.float32)
     pixels = np.asarray(shift, np.float64) / pixel_size
-    base = np.rint(pixels)
+    base = search.base(pixels)
     for h in range(n_half):
         members = np.flatnonzero(np.asarray(half) == h + 1) if n_half == 2 else np.arange(total_b)
         if not len(members):

@@ -55,7 +55,7 @@ def expectation_arrays(
         for t, k in ((search.shifts, counts[0]), (fine_shifts, max(counts[1:])))
     )
     pixels = np.asarray(shift, np.float64) / pixel_size
-    base = np.rint(pixels)
+    base = search.base(pixels)
     for h in range(n_half):
         coarse, fine = (
             xp.asarray(t)[h].reshape(t.shape[1] * t.shape[2], t.shape[3]) for t in (coarse_table, fine_table)

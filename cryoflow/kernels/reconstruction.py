@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from cryoflow.kernels.backend import array_module, is_device, to_host
 from cryoflow.kernels.projection import FAST, real_of_grid
 
-__all__ = ["enforce_friedel", "grid_shells", "grid_to_map", "shell_average", "symmetrise_sums", "wiener"]
+__all__ = [
+    "enforce_friedel", "grid_shells", "grid_to_map", "shell_average", "smooth_weights", "symmetrise_sums", "wiener",
+]  # fmt: skip
 
 
 def enforce_friedel(total: Any) -> Any:
@@ -103,6 +105,33 @@ def shell_average(values: Any, shells: Any, count: int) -> Any:
     total = xp.bincount(index, weights=values.ravel(), minlength=count + 1)[:count]
     number = xp.bincount(index, minlength=count + 1)[:count]
     return total / xp.maximum(number, 1)
+
+
+def smooth_weights(total: Any, passes: int = 2) -> Any:
+    """Replace the weights of sums (Z, Y, X, 4) by their local average, in place: [1 2 1] / 4 an axis, ``passes`` times.
+
+    The map is cropped out of a padded box, which averages its Fourier values over neighbouring cells: data D are
+    averaged so, whatever they are divided by. The weights W they are divided by have to be averaged alike. D / W cell
+    by cell gives the cells that few slices touched the voice of those that many did: noise, not signal. It is the ratio
+    of W to its mean at |k| that is averaged: what CTFs and the density of slices do to W along |k| is no accident.
+    """
+    xp = array_module(total)
+    radius = grid_shells(total.shape[:3], 1)
+    mean = shell_average(total[..., 2], radius, int(radius.max()) + 1)
+    mean = xp.where(mean > 0, mean, 1.0).astype(np.float32)[radius]
+    weight = total[..., 2] / mean
+    for _ in range(passes):
+        mates = weight[::-1, ::-1, 1:2]  # W(-k) = W(k), for the neighbours of the plane x = 0
+        weight = xp.concatenate([mates, weight, weight[:, :, -1:]], axis=2)
+        weight = 0.5 * weight[:, :, 1:-1] + 0.25 * (weight[:, :, :-2] + weight[:, :, 2:])
+        for axis in (0, 1):
+            along = xp.moveaxis(weight, axis, 0)
+            smooth = 0.5 * along
+            smooth[1:] += 0.25 * along[:-1]
+            smooth[:-1] += 0.25 * along[1:]
+            weight = xp.moveaxis(smooth, 0, axis)
+    total[..., 2] = weight * mean
+    return total
 
 
 def wiener(total: Any, shells: Any, ssnr: Any | None) -> Any:

@@ -27,7 +27,7 @@ class Search:
     rotations : (M, 3, 3), children : (M, J, 3, 3); absolute if ``absolute``, else composed as D @ A with the
         particle's present rotation A.
     log_prior : (M,), child_log_prior : (M, J), of the orientation.
-    shifts : (T, 2), child_shifts : (T, L, 2), pixels, relative to the particle's present shift rounded to pixels.
+    shifts : (T, 2), child_shifts : (T, L, 2), pixels, relative to ``base`` of the particle's present shift.
     step, shift_step : degrees and pixels, of the coarse level.
     """
 
@@ -45,6 +45,10 @@ class Search:
     def fine_step(self) -> float:
         """Spacing in degrees of the children."""
         return self.step / 2 if self.children.shape[1] > 1 else self.step
+
+    def base(self, shift: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What shifts are relative to: the present ones in whole pixels, or exactly where no other is looked at."""
+        return shift if self.child_shifts[..., 0].size == 1 else np.rint(shift)
 
 
 def _shifts(reach: float, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

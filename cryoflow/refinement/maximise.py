@@ -20,6 +20,7 @@ from cryoflow.kernels.reconstruction import (
     grid_shells,
     grid_to_map,
     shell_average,
+    smooth_weights,
     symmetrise_sums,
     wiener,
 )
@@ -66,10 +67,12 @@ def coarse_box(n: int, radius: int) -> int:
 
 
 def finish_sums(model: Any, operators: NDArray[np.float64]) -> Any:
-    """Friedel and point-group symmetry of all sums (H, C, Z, Y, X, 4)."""
-    return np.stack(
-        [[symmetrise_sums(enforce_friedel(np.array(v)), operators, v.shape[0] // 2) for v in half] for half in model]
-    )
+    """Friedel and point-group symmetry of all sums (H, C, Z, Y, X, 4), and weights as smooth as the map needs them."""
+
+    def finish(v: Any) -> Any:
+        return smooth_weights(symmetrise_sums(enforce_friedel(np.array(v)), operators, v.shape[0] // 2))
+
+    return np.stack([[finish(v) for v in half] for half in model])
 
 
 def join_low(model: Any, shells: Any, to_shell: int) -> Any:

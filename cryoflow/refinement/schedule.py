@@ -20,6 +20,7 @@ __all__ = ["Schedule", "advance", "first_schedule", "next_radius", "search_of"]
 
 GROWTH = 10  # shells beyond the present resolution that are looked at
 LOCAL_REACH = 3.0  # coarse steps on each side of the present orientation
+SETTLING = 1.1  # poses still move while their change falls by this factor an iteration
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ def advance(
     s = schedule
     stalled = 0 if resolution > s.best else s.stalled + 1
     # poses that move by less than half the fine grid's spacing cannot settle further on this grid
-    turning = angle_change > s.step / 4 and 1.03 * angle_change < s.smallest_angle
-    sliding = shift_change > s.shift_step / 4 and 1.03 * shift_change < s.smallest_shift
+    turning = angle_change > s.step / 4 and SETTLING * angle_change < s.smallest_angle
+    sliding = shift_change > s.shift_step / 4 and SETTLING * shift_change < s.smallest_shift
     moved = turning or sliding
     settled = 0 if moved else s.settled + 1
     new = replace(
