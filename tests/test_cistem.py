@@ -14,8 +14,8 @@ from fuzz_harness import fuzz, on_file
 
 from cryoflow.errors import FormatError
 from cryoflow.io import read_particles, write_particles
-from cryoflow.io.cistem import read_cistem, write_cistem
-from cryoflow.io.relion import text
+from cryoflow.io.programs.cistem import read_cistem, write_cistem
+from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import angular_distance, euler_to_matrix, random_rotations
 
 LABELS = (

@@ -11,8 +11,8 @@ import xarray as xr
 from fuzz_harness import fuzz, on_file
 
 from cryoflow.errors import FormatError
-from cryoflow.io.eman2 import eman_to_matrix, matrix_to_eman, read_eman_list, write_eman_list
-from cryoflow.io.relion import text
+from cryoflow.io.programs.eman2 import eman_to_matrix, matrix_to_eman, read_eman_list, write_eman_list
+from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import angular_distance, euler_to_matrix, random_rotations
 
 MATRIX = (

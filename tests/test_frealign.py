@@ -11,7 +11,7 @@ from fuzz_harness import fuzz, on_file
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.frealign import frealign_to_matrix, matrix_to_frealign, read_frealign, write_frealign
+from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign, read_frealign, write_frealign
 from cryoflow.kernels.rotation import angular_distance, euler_to_matrix, random_rotations
 
 OLD = "C  PSI THETA PHI SHX SHY MAG FILM DF1 DF2 ANGAST PRESA\n"

@@ -10,8 +10,8 @@ import pytest
 from fuzz_harness import fuzz, on_file
 from test_cryosparc import CSDAT, table
 
-from cryoflow.io.cryosparc import read_cryosparc
-from cryoflow.io.cs_file import write_cs
+from cryoflow.io.cryosparc.cryosparc import read_cryosparc
+from cryoflow.io.cryosparc.cs_file import write_cs
 
 WORDS = (
     b"'descr'", b"'shape'", b"'fortran_order'", b"|O", b"<f4", b">u8", b"|S63", b"<U9", b"(2,)", b"(9999999999,)",

@@ -15,13 +15,13 @@ from test_image_formats import eer_file, eer_frame, imagic_by_hand, spider_by_ha
 from test_mrc_extended import mrc
 
 from cryoflow.errors import FormatError
-from cryoflow.io.eer import open_eer
-from cryoflow.io.eman_hdf import open_hdf, read_attributes, write_hdf
-from cryoflow.io.imagic import open_imagic
-from cryoflow.io.mrc import read_header, read_map
-from cryoflow.io.mrc_extended import read_extended, symmetry_operators
-from cryoflow.io.spider import open_spider, read_spider_header
-from cryoflow.io.tiff import open_tiff
+from cryoflow.io.images.eer import open_eer
+from cryoflow.io.images.eman_hdf import open_hdf, read_attributes, write_hdf
+from cryoflow.io.images.imagic import open_imagic
+from cryoflow.io.images.mrc import read_header, read_map
+from cryoflow.io.images.mrc_extended import read_extended, symmetry_operators
+from cryoflow.io.images.spider import open_spider, read_spider_header
+from cryoflow.io.images.tiff import open_tiff
 
 MANY = [pytest.param(300, id="300"), pytest.param(10_000, id="10000", marks=pytest.mark.slow)]
 FEW = [pytest.param(150, id="150"), pytest.param(3_000, id="3000", marks=pytest.mark.slow)]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from fuzz_harness import fuzz, on_file
 
-from cryoflow.io import star
 from cryoflow.io.particles import read_particles, write_particles
-from cryoflow.io.relion_motion import read_motion, write_motion
-from cryoflow.io.star import read_star, write_star
-from cryoflow.io.xmipp import read_xmipp, write_xmipp
+from cryoflow.io.star import star
+from cryoflow.io.star.relion_motion import read_motion, write_motion
+from cryoflow.io.star.star import read_star, write_star
+from cryoflow.io.star.xmipp import read_xmipp, write_xmipp
 
 WORDS = (b"data_", b"loop_", b"\n;", b"#", b"_rlnImageName", b"\ndata_optics\n", b"_rlnOpticsGroup", b" 1e-400 ",
          b"\x01", b"0x1p3", b"1_0", b"\xc3\xa9", b"\r", b"\xef\xbb\xbf", b"[1,2]", b"9007199254740993")  # fmt: skip

@@ -10,13 +10,13 @@ from fuzz_harness import fuzz, on_file
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.epu import assign_exposure_groups, read_epu
 from cryoflow.io.formats import detect
-from cryoflow.io.groups import cluster
 from cryoflow.io.micrographs import write_micrographs
-from cryoflow.io.star import read_star
-from cryoflow.io.warp import read_warp, read_warp_grid, write_warp_selection
-from cryoflow.io.xml_events import read_xml
+from cryoflow.io.programs.epu import assign_exposure_groups, read_epu
+from cryoflow.io.programs.groups import cluster
+from cryoflow.io.programs.warp import read_warp, read_warp_grid, write_warp_selection
+from cryoflow.io.programs.xml_events import read_xml
+from cryoflow.io.star.star import read_star
 
 BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x "xxxx"><!ENTITY y "&x;&x;&x;&x;&x;">]><Movie>&y;</Movie>'
 
