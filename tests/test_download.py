@@ -82,7 +82,7 @@ def test_a_refusal_is_named_and_the_next_try_goes_on(archive: Path, tmp_path: Pa
 
 def test_a_kill_and_then_again(archive: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from cryoflow.io import parts; parts.PIECE = 1 << 16\n"
+        "import sys; from cryoflow.io.sources import parts; parts.PIECE = 1 << 16\n"
         "from cryoflow.io.sources.download import download; download(sys.argv[1], sys.argv[2])"
     )
     journal = tmp_path / ".a.bin.journal"

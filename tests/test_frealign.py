@@ -222,7 +222,7 @@ def fuzz_par(cases: int, folder: Path) -> None:
     seeds = [(OLD + ROW_OLD * 3).encode(), (ROW_V9 * 3).encode()]
     target = on_file(lambda p: read_frealign(p, pixel_size=1.5), ".par", folder)
     report = fuzz(
-        target, seeds, cases, seed=1, words=[b"C", b"*******", b"nan", b"\n", b" 1e999"], cover=["io/frealign"]
+        target, seeds, cases, seed=1, words=[b"C", b"*******", b"nan", b"\n", b" 1e999"], cover=["io/programs/frealign"]
     )
     assert report.accepted
     assert report.refused

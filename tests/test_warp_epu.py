@@ -246,7 +246,7 @@ def test_streamed_xml_keeps_only_what_is_asked_for() -> None:
 
 def fuzz_xml(cases: int, folder: Path) -> None:
     words = [b"<!DOCTYPE a>", b"<![CDATA[", b"&#0;", b"&lt;", b"</", b"<a>", b"\xff\xfe"]
-    for read, seed, part in ((read_warp, warp_xml(), "io/warp"), (read_epu, epu_xml(), "io/epu")):
+    for read, seed, part in ((read_warp, warp_xml(), "io/programs/warp"), (read_epu, epu_xml(), "io/programs/epu")):
         report = fuzz(on_file(read, ".xml", folder), [seed.encode()], cases, seed=6, words=words, cover=[part])
         assert report.accepted
         assert report.refused
