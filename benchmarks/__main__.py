@@ -11,6 +11,8 @@ RUNS: list[list[str]] = [
     ["bench_likelihood.py"],
     ["bench_store.py"],
     ["bench_star.py"],
+    ["bench_open.py"],
+    ["bench_import.py", "16000", "128"],
     ["bench_engine.py"],
     ["bench_ctf.py"],
     ["bench_picking.py"],

@@ -25,7 +25,7 @@ import numpy as np
 import xarray as xr
 
 from cryoflow.io import open_store
-from cryoflow.io.mrc import write_stack
+from cryoflow.io.images.mrc import write_stack
 from cryoflow.workflow.importing import import_data
 
 REPEATS = 5

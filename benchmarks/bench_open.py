@@ -35,7 +35,7 @@ loop_
 
 def write_set(folder: Path, stacks: int, particles: int, box: int) -> Path:
     """A STAR file of 12 columns and its sparse stacks."""
-    from cryoflow.io.mrc import pack_header
+    from cryoflow.io.images.mrc import pack_header
 
     header = pack_header((particles, box, box), mode=2, pixel_size=1.5, stack=True)
     names = [f"Extract/job001/Movies/{i:06d}.mrcs" for i in range(stacks)]
@@ -87,10 +87,10 @@ def open_set(address: str, stage: str, pipe: Connection) -> None:
     import xarray as xr
 
     from cryoflow.io import read_particles, write_stack
-    from cryoflow.io.address import folder_of
-    from cryoflow.io.attach import attach_images
+    from cryoflow.io.images.attach import attach_images
     from cryoflow.io.particles import image_numbers
-    from cryoflow.io.transport import _manager
+    from cryoflow.io.sources.address import folder_of
+    from cryoflow.io.sources.transport import _manager
 
     with tempfile.TemporaryDirectory() as name:
         small = Path(name)

@@ -22,7 +22,7 @@ import starfile
 
 from cryoflow.io.particles import read_particles, write_particles
 from cryoflow.io.query import select
-from cryoflow.io.star import read_star, write_star
+from cryoflow.io.star.star import read_star, write_star
 
 LIMITS = {"read": 3.0, "write": 5.0, "query": 1.0}
 

@@ -19,10 +19,10 @@ import dask
 import numpy as np
 import xarray as xr
 
-from cryoflow.io.lazy import chunk_rows
-from cryoflow.io.mrc import write_stack
+from cryoflow.io.images.lazy import chunk_rows
+from cryoflow.io.images.mrc import write_stack
 from cryoflow.io.particles import read_particles
-from cryoflow.io.store import open_store, save
+from cryoflow.io.stores.store import open_store, save
 
 REPEATS = 7
 

@@ -77,7 +77,7 @@ def fuzz(
         (which sees NumPy's arrays).
     seconds : CPU time of one case; forty times as much by the clock, for what waits without working.
     words : tokens of the format to insert (labels, keywords), beside numbers and separators.
-    cover : parts of file names, such as "io/mrc". Cases that reach new lines there become seeds themselves.
+    cover : parts of file names, such as "io/images/mrc". Cases that reach new lines there become seeds themselves.
     """
     rng, report, pool, seen = random.Random(seed), Report(), list(seeds), set[tuple[str, int]]()
     read = 0

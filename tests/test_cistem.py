@@ -14,8 +14,8 @@ from fuzz_harness import fuzz, on_file
 
 from cryoflow.errors import FormatError
 from cryoflow.io import read_particles, write_particles
-from cryoflow.io.cistem import read_cistem, write_cistem
-from cryoflow.io.relion import text
+from cryoflow.io.programs.cistem import read_cistem, write_cistem
+from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import angular_distance, euler_to_matrix, random_rotations
 
 LABELS = (
@@ -216,7 +216,7 @@ def fuzz_cistem(cases: int, folder: Path) -> None:
     strings = struct.pack("<ii", 2, 2) + struct.pack("<qBqB", 16384, 3, 1 << 24, 8)
     strings += (struct.pack("<fi", 1.5, 5) + b"a.mrc") * 2
     target = on_file(lambda p: read_cistem(p, images=False), ".cistem", folder)
-    report = fuzz(target, [binary(BINARY), strings], cases, seed=2, cover=["io/cistem"])
+    report = fuzz(target, [binary(BINARY), strings], cases, seed=2, cover=["io/programs/cistem"])
     assert report.accepted
     assert report.refused
     target = on_file(lambda p: read_cistem(p, images=False), ".star", folder)

@@ -10,8 +10,8 @@ from test_cli import command
 from test_tables import lazy_set
 
 from cryoflow.io.particles import read_particles
-from cryoflow.io.star import read_star
-from cryoflow.io.store import open_store
+from cryoflow.io.star.star import read_star
+from cryoflow.io.stores.store import open_store
 
 
 @pytest.fixture

@@ -16,15 +16,15 @@ import xarray as xr
 from scipy.spatial.transform import Rotation
 
 from cryoflow.conventions import electron_wavelength
-from cryoflow.io.cistem import read_cistem
-from cryoflow.io.cryosparc import read_cryosparc
-from cryoflow.io.eman2 import read_eman_list
-from cryoflow.io.eman2_boxes import read_eman_box
-from cryoflow.io.frealign import read_frealign
+from cryoflow.io.cryosparc.cryosparc import read_cryosparc
 from cryoflow.io.micrographs import read_coordinates
 from cryoflow.io.particles import read_particles
-from cryoflow.io.spider_doc import spider_to_matrix
-from cryoflow.io.xmipp import read_xmipp
+from cryoflow.io.programs.cistem import read_cistem
+from cryoflow.io.programs.eman2 import read_eman_list
+from cryoflow.io.programs.eman2_boxes import read_eman_box
+from cryoflow.io.programs.frealign import read_frealign
+from cryoflow.io.programs.spider_doc import spider_to_matrix
+from cryoflow.io.star.xmipp import read_xmipp
 from cryoflow.kernels.ctf import ctf
 
 ROT, TILT, PSI = 25.0, 70.0, -40.0

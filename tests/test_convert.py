@@ -18,7 +18,7 @@ from cryoflow.io import open_store, read_particles, save, write_map, write_stack
 from cryoflow.io.convert import convert
 from cryoflow.io.datasets import open_images
 from cryoflow.io.formats import open_data
-from cryoflow.io.references import write_references
+from cryoflow.io.images.references import write_references
 
 BETAGAL = "metadata/betagal_refine3d/run_it016_data.star"
 
@@ -83,7 +83,7 @@ def test_references_read_the_same_bits(tmp_path: Path, dtype: str) -> None:
 
 
 def test_references_to_selections_and_other_byte_orders(tmp_path: Path, data: Path) -> None:
-    from cryoflow.io.gather import take_rows
+    from cryoflow.io.images.gather import take_rows
 
     ds = read_particles(particles(tmp_path))
     rows = np.array([5, 0, 5, 11])

@@ -13,12 +13,12 @@ import xarray as xr
 from fuzz_harness import fuzz, on_file
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.border import coordinate_set
-from cryoflow.io.coordinates import read_coordinate_star, read_picks, write_coordinate_star, write_picks
-from cryoflow.io.cryolo import read_cbox, write_cbox
-from cryoflow.io.eman2_boxes import read_eman_box, read_eman_info, write_eman_box, write_eman_info
 from cryoflow.io.formats import detect
-from cryoflow.io.spider_doc import (
+from cryoflow.io.programs.border import coordinate_set
+from cryoflow.io.programs.coordinates import read_coordinate_star, read_picks, write_coordinate_star, write_picks
+from cryoflow.io.programs.cryolo import read_cbox, write_cbox
+from cryoflow.io.programs.eman2_boxes import read_eman_box, read_eman_info, write_eman_box, write_eman_info
+from cryoflow.io.programs.spider_doc import (
     angles_to_spider_doc,
     matrix_to_spider,
     read_spider_coordinates,
@@ -28,7 +28,7 @@ from cryoflow.io.spider_doc import (
     write_spider_coordinates,
     write_spider_doc,
 )
-from cryoflow.io.topaz import read_topaz, write_topaz
+from cryoflow.io.programs.topaz import read_topaz, write_topaz
 from cryoflow.kernels.rotation import angular_distance, euler_to_matrix, random_rotations
 
 CBOX = """

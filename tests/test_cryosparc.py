@@ -14,9 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from cryoflow.errors import FormatError, ParameterError, SchemaError
 from cryoflow.io import open_store, read_particles, save, write_map, write_particles
-from cryoflow.io.cryosparc import read_cryosparc, write_cryosparc
-from cryoflow.io.cs_file import read_cs, write_cs
-from cryoflow.io.csg import read_csg
+from cryoflow.io.cryosparc.cryosparc import read_cryosparc, write_cryosparc
+from cryoflow.io.cryosparc.cs_file import read_cs, write_cs
+from cryoflow.io.cryosparc.csg import read_csg
 from cryoflow.io.formats import detect, open_data, write_data
 from cryoflow.kernels.rotation import angular_distance, euler_to_matrix
 

@@ -16,8 +16,8 @@ import pytest
 from fault_server import FAULTS, at_random, once, serving
 
 from cryoflow.errors import FormatError, ParameterError, ResourceError
-from cryoflow.io import parts, transport
-from cryoflow.io.download import download, download_all
+from cryoflow.io.sources import parts, transport
+from cryoflow.io.sources.download import download, download_all
 
 DATA = np.random.default_rng(0).integers(0, 256, 1_000_003, dtype=np.uint8).tobytes()
 SHA = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
@@ -82,8 +82,8 @@ def test_a_refusal_is_named_and_the_next_try_goes_on(archive: Path, tmp_path: Pa
 
 def test_a_kill_and_then_again(archive: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from cryoflow.io import parts; parts.PIECE = 1 << 16\n"
-        "from cryoflow.io.download import download; download(sys.argv[1], sys.argv[2])"
+        "import sys; from cryoflow.io.sources import parts; parts.PIECE = 1 << 16\n"
+        "from cryoflow.io.sources.download import download; download(sys.argv[1], sys.argv[2])"
     )
     journal = tmp_path / ".a.bin.journal"
 
@@ -145,7 +145,7 @@ def test_a_file_that_changes_meanwhile_is_refused(archive: Path, tmp_path: Path)
 
 
 def test_a_server_without_ranges(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cryoflow.io import http
+    from cryoflow.io.sources import http
 
     for whole in (http.WHOLE, 1000):  # read at once, and as a stream
         monkeypatch.setattr(http, "WHOLE", whole)

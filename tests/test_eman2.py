@@ -11,8 +11,8 @@ import xarray as xr
 from fuzz_harness import fuzz, on_file
 
 from cryoflow.errors import FormatError
-from cryoflow.io.eman2 import eman_to_matrix, matrix_to_eman, read_eman_list, write_eman_list
-from cryoflow.io.relion import text
+from cryoflow.io.programs.eman2 import eman_to_matrix, matrix_to_eman, read_eman_list, write_eman_list
+from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import angular_distance, euler_to_matrix, random_rotations
 
 MATRIX = (
@@ -181,7 +181,7 @@ def fuzz_lists(cases: int, folder: Path) -> None:
     seed = "#LSX\n# c\n# 9\n" + row(0, "a.hdf", **pose, ctf=CTF) + row(1, "b.hdf", **pose, ctf=CTF)
     target = on_file(lambda p: read_eman_list(p, images=False, pixel_size=1.5), ".lst", folder)
     words = [b"{", b"}", b'"ctf":', b"null", b"true", b"1e999", b"[[["]
-    report = fuzz(target, [seed.encode()], cases, seed=4, words=words, cover=["io/eman2"])
+    report = fuzz(target, [seed.encode()], cases, seed=4, words=words, cover=["io/programs/eman2"])
     assert report.accepted
     assert report.refused
 

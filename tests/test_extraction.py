@@ -12,7 +12,7 @@ import xarray as xr
 
 from cryoflow.errors import ParameterError, SchemaError
 from cryoflow.io import open_micrographs, read_particles, write_particles
-from cryoflow.io.mrc import read_header, read_images, write_stack
+from cryoflow.io.images.mrc import read_header, read_images, write_stack
 from cryoflow.particles import extract_particles
 from cryoflow.particles.normalise import background, normalise
 from cryoflow.schema import validate

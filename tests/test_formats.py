@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io import write_map, write_stack
 from cryoflow.io.formats import FORMATS, Format, detect, find_format, open_data, target_format, write_data
+from cryoflow.io.named import named
 
 # what every file of the shared data is; those without a row are refused
 EXPECTED = {
@@ -51,8 +51,7 @@ EXPECTED = {
 def test_every_row_names_functions_that_exist(entry: Format) -> None:
     for name in (entry.sniff, entry.read, entry.write):
         if name is not None:
-            module, _, function = name.partition(":")
-            assert callable(getattr(import_module(module), function))
+            assert callable(named(name))
 
 
 def test_names_are_unique_and_found() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoflow.io.mrc import read_map, write_map
+from cryoflow.io.images.mrc import read_map, write_map
 from cryoflow.kernels.fourier import (
     crop,
     frequencies,

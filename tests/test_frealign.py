@@ -11,7 +11,7 @@ from fuzz_harness import fuzz, on_file
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.frealign import frealign_to_matrix, matrix_to_frealign, read_frealign, write_frealign
+from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign, read_frealign, write_frealign
 from cryoflow.kernels.rotation import angular_distance, euler_to_matrix, random_rotations
 
 OLD = "C  PSI THETA PHI SHX SHY MAG FILM DF1 DF2 ANGAST PRESA\n"
@@ -222,7 +222,7 @@ def fuzz_par(cases: int, folder: Path) -> None:
     seeds = [(OLD + ROW_OLD * 3).encode(), (ROW_V9 * 3).encode()]
     target = on_file(lambda p: read_frealign(p, pixel_size=1.5), ".par", folder)
     report = fuzz(
-        target, seeds, cases, seed=1, words=[b"C", b"*******", b"nan", b"\n", b" 1e999"], cover=["io/frealign"]
+        target, seeds, cases, seed=1, words=[b"C", b"*******", b"nan", b"\n", b" 1e999"], cover=["io/programs/frealign"]
     )
     assert report.accepted
     assert report.refused

@@ -10,8 +10,8 @@ import pytest
 from fuzz_harness import fuzz, on_file
 from test_cryosparc import CSDAT, table
 
-from cryoflow.io.cryosparc import read_cryosparc
-from cryoflow.io.cs_file import write_cs
+from cryoflow.io.cryosparc.cryosparc import read_cryosparc
+from cryoflow.io.cryosparc.cs_file import write_cs
 
 WORDS = (
     b"'descr'", b"'shape'", b"'fortran_order'", b"|O", b"<f4", b">u8", b"|S63", b"<U9", b"(2,)", b"(9999999999,)",
@@ -51,7 +51,7 @@ def seeds(folder: Path) -> list[bytes]:
 
 def whole(tmp_path: Path, cases: int, seed: int) -> None:
     """Any byte of the file changes: headers above all."""
-    report = fuzz(on_file(read, ".cs", tmp_path), seeds(tmp_path), cases, seed=seed, words=WORDS, cover=("io/cs",))
+    report = fuzz(on_file(read, ".cs", tmp_path), seeds(tmp_path), cases, seed=seed, words=WORDS, cover=("io/cryosparc/cs",))
     assert report.refused > cases // 4
 
 
@@ -63,7 +63,7 @@ def rows(tmp_path: Path, cases: int, seed: int) -> None:
     size = len(raw) - begin
     target = on_file(read, ".cs", tmp_path)
     report = fuzz(lambda b: target(raw[:begin] + b[:size].ljust(size, b"\0")), [raw[begin:]], cases, seed=seed,
-                  cover=("io/cs",))  # fmt: skip
+                  cover=("io/cryosparc/cs",))  # fmt: skip
     assert min(report.accepted, report.refused) > cases // 20
 
 
@@ -80,5 +80,5 @@ def test_ten_thousand_mutated_tables(tmp_path: Path, part: Callable[[Path, int, 
 
 def test_mutated_groups(tmp_path: Path) -> None:
     write_cs(tmp_path / "p.cs", table(3))
-    report = fuzz(on_file(read, ".csg", tmp_path), [GROUP], 60, seed=3, words=GROUP_WORDS, cover=("io/csg",))
+    report = fuzz(on_file(read, ".csg", tmp_path), [GROUP], 60, seed=3, words=GROUP_WORDS, cover=("io/cryosparc/csg",))
     assert report.refused > 10

@@ -15,13 +15,13 @@ from test_image_formats import eer_file, eer_frame, imagic_by_hand, spider_by_ha
 from test_mrc_extended import mrc
 
 from cryoflow.errors import FormatError
-from cryoflow.io.eer import open_eer
-from cryoflow.io.eman_hdf import open_hdf, read_attributes, write_hdf
-from cryoflow.io.imagic import open_imagic
-from cryoflow.io.mrc import read_header, read_map
-from cryoflow.io.mrc_extended import read_extended, symmetry_operators
-from cryoflow.io.spider import open_spider, read_spider_header
-from cryoflow.io.tiff import open_tiff
+from cryoflow.io.images.eer import open_eer
+from cryoflow.io.images.eman_hdf import open_hdf, read_attributes, write_hdf
+from cryoflow.io.images.imagic import open_imagic
+from cryoflow.io.images.mrc import read_header, read_map
+from cryoflow.io.images.mrc_extended import read_extended, symmetry_operators
+from cryoflow.io.images.spider import open_spider, read_spider_header
+from cryoflow.io.images.tiff import open_tiff
 
 MANY = [pytest.param(300, id="300"), pytest.param(10_000, id="10000", marks=pytest.mark.slow)]
 FEW = [pytest.param(150, id="150"), pytest.param(3_000, id="3000", marks=pytest.mark.slow)]
@@ -62,7 +62,7 @@ def test_mrc(cases: int, tmp_path: Path) -> None:
         all_of(read_header, path)
         read_map(path, anisotropic=True)
 
-    report = fuzz(on_file(read, ".mrc", tmp_path), mrc_seeds(), cases, seed=1, cover=["io/mrc"])
+    report = fuzz(on_file(read, ".mrc", tmp_path), mrc_seeds(), cases, seed=1, cover=["io/images/mrc"])
     told(report, cases)
 
 
@@ -85,7 +85,7 @@ def tiff_seeds(folder: Path) -> list[bytes]:
 @pytest.mark.parametrize("cases", MANY)
 def test_tiff(cases: int, tmp_path: Path) -> None:
     target = on_file(lambda path: all_of(open_tiff, path), ".tif", tmp_path)
-    report = fuzz(target, tiff_seeds(tmp_path), cases, seed=2, cover=["io/tiff"])
+    report = fuzz(target, tiff_seeds(tmp_path), cases, seed=2, cover=["io/images/tiff"])
     told(report, cases)
 
 
@@ -101,7 +101,7 @@ def test_eer(cases: int, tmp_path: Path) -> None:
         all_of(open_eer, path)
         open_eer(path, fractions=2, upsampling=2).read(0, 2)
 
-    report = fuzz(on_file(read, ".eer", tmp_path), seeds, cases, seed=3, cover=["io/eer", "io/tiff"],
+    report = fuzz(on_file(read, ".eer", tmp_path), seeds, cases, seed=3, cover=["io/images/eer", "io/images/tiff"],
                   words=[b"<item name='totalDose'>", b"<!ENTITY", b"</metadata>"])  # fmt: skip
     told(report, cases)
 
@@ -115,7 +115,7 @@ def test_spider(cases: int, tmp_path: Path) -> None:
         read_spider_header(path)
         all_of(open_spider, path)
 
-    told(fuzz(on_file(read, ".spi", tmp_path), seeds, cases, seed=4, cover=["io/spider", "io/raw"]), cases)
+    told(fuzz(on_file(read, ".spi", tmp_path), seeds, cases, seed=4, cover=["io/images/spider", "io/images/raw"]), cases)
 
 
 @pytest.mark.parametrize("cases", FEW)
@@ -132,7 +132,7 @@ def test_imagic(cases: int, tmp_path: Path) -> None:
         (tmp_path / "a.img").write_bytes(bytes(images.size * {b"INTG": 2, b"PACK": 1}.get(raw[56:60], 4)))
         all_of(open_imagic, tmp_path / "a.hed")
 
-    told(fuzz(target, seeds, cases, seed=5, cover=["io/imagic"]), cases)
+    told(fuzz(target, seeds, cases, seed=5, cover=["io/images/imagic"]), cases)
 
 
 @pytest.mark.parametrize("cases", FEW)
@@ -148,7 +148,7 @@ def test_hdf(cases: int, tmp_path: Path) -> None:
         all_of(open_hdf, path)
         read_attributes(path)
 
-    told(fuzz(on_file(read, ".hdf", tmp_path), seeds, cases, seed=6, cover=["io/eman_hdf"]), cases)
+    told(fuzz(on_file(read, ".hdf", tmp_path), seeds, cases, seed=6, cover=["io/images/eman_hdf"]), cases)
 
 
 def told(report: Report, cases: int) -> None:

@@ -14,11 +14,11 @@ import xarray as xr
 from fault_server import FAULTS, at_random, once, serving
 
 from cryoflow.errors import CryoflowError, FormatError, ResourceError
-from cryoflow.io import blocks, http, transport
-from cryoflow.io.lazy import FileImages
-from cryoflow.io.mrc import read_header, read_images, write_stack
+from cryoflow.io.images.lazy import FileImages
+from cryoflow.io.images.mrc import read_header, read_images, write_stack
 from cryoflow.io.particles import read_particles
-from cryoflow.io.source import open_source
+from cryoflow.io.sources import blocks, http, transport
+from cryoflow.io.sources.source import open_source
 
 DATA = np.random.default_rng(0).integers(0, 256, 500_000, dtype=np.uint8).tobytes()
 FINAL = {"403"}

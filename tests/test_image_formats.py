@@ -19,15 +19,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.eer import open_eer, read_eer_header
-from cryoflow.io.eman_hdf import open_hdf, read_attributes, write_hdf
 from cryoflow.io.formats import detect, open_data, write_data
-from cryoflow.io.image_file import ImageFile, open_image_file
-from cryoflow.io.image_stack import open_images_or_map, open_movie
-from cryoflow.io.imagic import open_imagic, read_imagic_header, write_imagic
-from cryoflow.io.mrc import read_header, read_images, write_map
-from cryoflow.io.spider import open_spider, read_spider_header, write_spider
-from cryoflow.io.tiff import open_tiff
+from cryoflow.io.images.eer import open_eer, read_eer_header
+from cryoflow.io.images.eman_hdf import open_hdf, read_attributes, write_hdf
+from cryoflow.io.images.image_file import ImageFile, open_image_file
+from cryoflow.io.images.image_stack import open_images_or_map, open_movie
+from cryoflow.io.images.imagic import open_imagic, read_imagic_header, write_imagic
+from cryoflow.io.images.mrc import read_header, read_images, write_map
+from cryoflow.io.images.spider import open_spider, read_spider_header, write_spider
+from cryoflow.io.images.tiff import open_tiff
 
 
 @pytest.fixture

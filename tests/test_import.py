@@ -17,7 +17,7 @@ from test_cli import command
 
 from cryoflow.errors import ComputeError, ParameterError, ResourceError, StoreError
 from cryoflow.io import open_store, provenance, read_particles, save, write_map, write_stack
-from cryoflow.io.fill import Target, bad_images
+from cryoflow.io.stores.fill import Target, bad_images
 from cryoflow.workflow.importing import import_data
 
 N, BOX = 23, 32
@@ -90,7 +90,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import dask
-from cryoflow.io import fill, store, completion, files
+from cryoflow.io.stores import fill, store, completion
+from cryoflow.io import files
 from cryoflow.workflow.importing import import_data
 kill_at, count = {kill_at}, 0
 def struck():
@@ -160,7 +161,7 @@ def test_a_kill_at_every_moment(tmp_path: Path) -> None:
 
 def interrupted(star: Path, out: Path, chunks: int = 3) -> None:
     """An import that ends after so many chunks."""
-    from cryoflow.io import fill
+    from cryoflow.io.stores import fill
 
     plain, left = fill._write_plain, [chunks]
 
@@ -260,7 +261,7 @@ def test_a_stack_that_breaks_in_between_is_named_and_the_rest_is_kept(tmp_path: 
 @pytest.mark.usefixtures("small_files")
 def test_a_full_disk(tmp_path: Path) -> None:
     ds = xr.Dataset({"image": (("particle", "y", "x"), np.zeros((600, BOX, BOX), "f4"))}).chunk({"particle": 300})
-    from cryoflow.io.fill import filling
+    from cryoflow.io.stores.fill import filling
     from cryoflow.workflow import importing
 
     begin = filling(ds, tmp_path / "a.zarr", function="x", parameters={}, identity="i", chunk_bytes=1e9)
@@ -315,7 +316,7 @@ def test_micrographs_with_bad_pixels_are_marked_beside_the_broken_ones(tmp_path:
 
 def test_compressed_chunks_of_counts_resume_too(tmp_path: Path) -> None:
     """Micrographs of integers go through a codec."""
-    from cryoflow.io.fill import filling
+    from cryoflow.io.stores.fill import filling
     from cryoflow.workflow import importing
 
     counts = np.random.default_rng(0).poisson(3, (5, 64, 70)).astype(np.uint16)
@@ -337,7 +338,7 @@ def test_compressed_chunks_of_counts_resume_too(tmp_path: Path) -> None:
 
 
 def test_movies_are_divided_along_their_frames(tmp_path: Path) -> None:
-    from cryoflow.io.fill import filling
+    from cryoflow.io.stores.fill import filling
     from cryoflow.workflow import importing
 
     frames = np.random.default_rng(0).poisson(1, (3, 7, 20, 24)).astype(np.uint8)

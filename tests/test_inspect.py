@@ -15,8 +15,8 @@ from test_cli import command
 
 from cryoflow.errors import CryoflowError, ParameterError
 from cryoflow.io.formats import open_data
-from cryoflow.io.mrc import write_map, write_stack
-from cryoflow.io.store import save
+from cryoflow.io.images.mrc import write_map, write_stack
+from cryoflow.io.stores.store import save
 from cryoflow.workflow.inspection import Inspection, inspect_data
 from cryoflow.workflow.inspection.pixels import picture, spread
 

@@ -100,7 +100,7 @@ def test_imports_only_from_the_left(path: Path) -> None:
         ("refinement/refine.py", "from ..ctf import estimate"),
         ("engine/cluster.py", "import dask_cuda"),
         ("ctf/estimate.py", "import zarr"),
-        ("schema.py", "import cryoflow.io.star"),
+        ("schema.py", "import cryoflow.io.star.star"),
         ("nowhere/x.py", "import numpy"),
     ],
 )

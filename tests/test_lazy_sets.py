@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io import blocks
-from cryoflow.io.attach import attach_images
-from cryoflow.io.image_file import ImageFile, open_image_file, open_image_files
-from cryoflow.io.lazy import FileImages
-from cryoflow.io.mrc import pack_header, write_stack
+from cryoflow.io.images.attach import attach_images
+from cryoflow.io.images.image_file import ImageFile, open_image_file, open_image_files
+from cryoflow.io.images.lazy import FileImages
+from cryoflow.io.images.mrc import pack_header, write_stack
+from cryoflow.io.sources import blocks
 
 STACKS, EACH, BOX = 1000, 500, 64
 

@@ -13,9 +13,9 @@ import pytest
 import starfile
 
 from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.images.mrc import write_map
 from cryoflow.io.micrographs import open_micrographs, read_coordinates, write_coordinates, write_micrographs
-from cryoflow.io.mrc import write_map
-from cryoflow.io.store import open_store, save
+from cryoflow.io.stores.store import open_store, save
 
 OPTICS: dict[str, Any] = {"pixel_size": 1.5, "voltage": 300, "cs": 2.7, "amplitude_contrast": 0.07}
 

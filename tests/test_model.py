@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.images.mrc import read_map
 from cryoflow.io.model import model_centre, model_to_map
-from cryoflow.io.mrc import read_map
 
 ATOM = "ATOM  {n:5d}  {name:<3s} ALA {chain}{n:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00{b:6.2f}          {e:>2s}\n"
 

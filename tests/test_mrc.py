@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 
 from cryoflow.errors import FormatError, ParameterError, ResourceError
-from cryoflow.io.lazy import FileImages, lazy
-from cryoflow.io.mrc import read_header, read_images, read_map, write_map, write_stack
+from cryoflow.io.images.lazy import FileImages, lazy
+from cryoflow.io.images.mrc import read_header, read_images, read_map, write_map, write_stack
 
 MODES = {0: np.int8, 1: np.int16, 2: np.float32, 6: np.uint16, 12: np.float16}
 

@@ -12,8 +12,8 @@ import pytest
 from mrcfile.dtypes import get_ext_header_dtype
 
 from cryoflow.errors import FormatError
-from cryoflow.io.mrc import read_header, read_images, read_map, write_map
-from cryoflow.io.mrc_extended import extended_kind, read_extended, symmetry_operators
+from cryoflow.io.images.mrc import read_header, read_images, read_map, write_map
+from cryoflow.io.images.mrc_extended import extended_kind, read_extended, symmetry_operators
 
 
 def mrc(shape: tuple[int, int, int], mode: int, data: bytes, *, order: str = "<", extended: bytes = b"",

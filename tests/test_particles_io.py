@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoflow.errors import FormatError, ParameterError, SchemaError
-from cryoflow.io.mrc import write_stack
+from cryoflow.io.images.mrc import write_stack
 from cryoflow.io.particles import read_particles, write_particles
-from cryoflow.io.star import read_star
+from cryoflow.io.star.star import read_star
 
 WITH_STACK = [
     "empiar_10076_7.star", "relion31.star", "sample_particles_relion30.star", "sample_particles_relion31.star",
@@ -262,7 +262,7 @@ numbers = st.floats(-1e5, 1e5)
                   min_size=1, max_size=4)
 )  # fmt: skip
 def test_any_metadata_round_trips(tmp_path: Path, rows: list[tuple[float, float, float, int, str]]) -> None:
-    from cryoflow.io.relion import text
+    from cryoflow.io.star.relion import text
     from cryoflow.kernels.rotation import euler_to_matrix
 
     rot, tilt, psi, half, names = zip(*rows, strict=True)

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from cryoflow.errors import ParameterError
-from cryoflow.io.mrc import write_map
-from cryoflow.io.star import write_star
+from cryoflow.io.images.mrc import write_map
+from cryoflow.io.star.star import write_star
 from cryoflow.kernels.fourier import resample, rfft2c
 from cryoflow.kernels.projection import (
     accumulator,

@@ -11,7 +11,7 @@ import xarray as xr
 from scipy.ndimage import correlate1d, map_coordinates
 from simulated import PIXEL, maps, particles
 
-from cryoflow.io.mrc import read_map
+from cryoflow.io.images.mrc import read_map
 from cryoflow.io.particles import write_particles
 from cryoflow.kernels.expectation import transfer_of
 from cryoflow.kernels.fourier import resample, rfft2c, shift_phases

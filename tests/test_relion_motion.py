@@ -9,9 +9,9 @@ import pytest
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.formats import detect, open_data
-from cryoflow.io.relion_motion import motion_at, read_motion, write_motion
-from cryoflow.io.star import read_star
-from cryoflow.io.store import open_store, save
+from cryoflow.io.star.relion_motion import motion_at, read_motion, write_motion
+from cryoflow.io.star.star import read_star
+from cryoflow.io.stores.store import open_store, save
 
 GENERAL = """
 # version 30001

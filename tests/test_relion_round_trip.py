@@ -12,8 +12,8 @@ import pytest
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.particles import read_particles, write_particles
 from cryoflow.io.query import select
-from cryoflow.io.star import parse_star, read_star, write_star
-from cryoflow.io.store import open_store, save
+from cryoflow.io.star.star import parse_star, read_star, write_star
+from cryoflow.io.stores.store import open_store, save
 from cryoflow.kernels.rotation import angular_distance, euler_to_matrix
 
 OPTIONS: dict[str, Any] = {"images": False, "mixed_pixel_sizes": True}

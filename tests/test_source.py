@@ -13,9 +13,9 @@ import pytest
 from fault_server import serving
 
 from cryoflow.errors import CryoflowError, FormatError, ResourceError
-from cryoflow.io import blocks, transport
-from cryoflow.io.address import folder_of, folders_above, resolve
-from cryoflow.io.source import Source, is_remote, open_binary, open_source, read_all
+from cryoflow.io.sources import blocks, transport
+from cryoflow.io.sources.address import folder_of, folders_above, resolve
+from cryoflow.io.sources.source import Source, is_remote, open_binary, open_source, read_all
 
 DATA = np.random.default_rng(0).integers(0, 256, 1_000_000, dtype=np.uint8).tobytes()
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoflow.errors import FormatError, ResourceError
-from cryoflow.io import star
-from cryoflow.io.star import read_star, write_star
+from cryoflow.io.star import star
+from cryoflow.io.star.star import read_star, write_star
 
 WHOLE = "data_optics\n\nloop_\n_rlnVoltage #1\n_rlnOpticsGroup #2\n300.0 1\n200.0 2\n"
 

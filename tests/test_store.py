@@ -17,12 +17,12 @@ import pytest
 import xarray as xr
 
 from cryoflow.errors import ParameterError, ResourceError, SchemaError, StoreError
-from cryoflow.io.chunks import chunk_file
-from cryoflow.io.completion import is_complete, provenance
-from cryoflow.io.grow import append
 from cryoflow.io.query import select
-from cryoflow.io.record import digest
-from cryoflow.io.store import open_store, save
+from cryoflow.io.stores.chunks import chunk_file
+from cryoflow.io.stores.completion import is_complete, provenance
+from cryoflow.io.stores.grow import append
+from cryoflow.io.stores.record import digest
+from cryoflow.io.stores.store import open_store, save
 
 BOX = 40
 

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from cryoflow import tables
 from cryoflow.errors import ParameterError, SchemaError
 from cryoflow.io.expression import evaluate
-from cryoflow.io.lazy import FileImages
-from cryoflow.io.mrc import write_stack
+from cryoflow.io.images.lazy import FileImages
+from cryoflow.io.images.mrc import write_stack
 from cryoflow.io.particles import read_particles, write_particles
-from cryoflow.io.relion import text
-from cryoflow.io.star import read_star
-from cryoflow.io.store import open_store, save
+from cryoflow.io.star.relion import text
+from cryoflow.io.star.star import read_star
+from cryoflow.io.stores.store import open_store, save
 from cryoflow.kernels.fourier import irfft2c, rfft2c, shift_phases
 from cryoflow.kernels.projection import project
 from cryoflow.kernels.rotation import angular_distance, matrix_to_euler, random_rotations

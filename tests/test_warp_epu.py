@@ -10,13 +10,13 @@ from fuzz_harness import fuzz, on_file
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.epu import assign_exposure_groups, read_epu
 from cryoflow.io.formats import detect
-from cryoflow.io.groups import cluster
 from cryoflow.io.micrographs import write_micrographs
-from cryoflow.io.star import read_star
-from cryoflow.io.warp import read_warp, read_warp_grid, write_warp_selection
-from cryoflow.io.xml_events import read_xml
+from cryoflow.io.programs.epu import assign_exposure_groups, read_epu
+from cryoflow.io.programs.groups import cluster
+from cryoflow.io.programs.warp import read_warp, read_warp_grid, write_warp_selection
+from cryoflow.io.programs.xml_events import read_xml
+from cryoflow.io.star.star import read_star
 
 BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x "xxxx"><!ENTITY y "&x;&x;&x;&x;&x;">]><Movie>&y;</Movie>'
 
@@ -246,7 +246,7 @@ def test_streamed_xml_keeps_only_what_is_asked_for() -> None:
 
 def fuzz_xml(cases: int, folder: Path) -> None:
     words = [b"<!DOCTYPE a>", b"<![CDATA[", b"&#0;", b"&lt;", b"</", b"<a>", b"\xff\xfe"]
-    for read, seed, part in ((read_warp, warp_xml(), "io/warp"), (read_epu, epu_xml(), "io/epu")):
+    for read, seed, part in ((read_warp, warp_xml(), "io/programs/warp"), (read_epu, epu_xml(), "io/programs/epu")):
         report = fuzz(on_file(read, ".xml", folder), [seed.encode()], cases, seed=6, words=words, cover=[part])
         assert report.accepted
         assert report.refused

@@ -11,10 +11,10 @@ import xarray as xr
 
 from cryoflow.errors import FormatError
 from cryoflow.io.formats import detect, open_data
-from cryoflow.io.mrc import write_stack
+from cryoflow.io.images.mrc import write_stack
 from cryoflow.io.particles import read_particles, write_particles
-from cryoflow.io.star import read_star
-from cryoflow.io.xmipp import read_xmipp, write_xmipp
+from cryoflow.io.star.star import read_star
+from cryoflow.io.star.xmipp import read_xmipp, write_xmipp
 from cryoflow.kernels.rotation import euler_to_matrix
 
 HEAD = "# XMIPP_STAR_1 * \n# \ndata_acquisition\n _samplingRate 1.5\n _note 'by hand'\ndata_Particles\nloop_\n"

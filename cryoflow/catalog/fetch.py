@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cryoflow.catalog.layout import folders, image_set, match_remote, variants
 from cryoflow.catalog.opening import home
 from cryoflow.errors import FormatError, ParameterError, ResourceError
-from cryoflow.io.address import resolve
+from cryoflow.io.sources.address import resolve
 
 if TYPE_CHECKING:
     from cryoflow.catalog.model import Entry
@@ -125,7 +125,7 @@ def fetch(plan: Plan, *, progress: Callable[[int, int | None], None] | None = No
     ------
     ResourceError : the disk is too full, or a file that could not be fetched whole, by name.
     """
-    from cryoflow.io.download import download_all
+    from cryoflow.io.sources.download import download_all
 
     plan.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(plan.folder).free

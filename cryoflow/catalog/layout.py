@@ -10,8 +10,8 @@ from urllib.parse import quote
 from cryoflow.catalog.entries import archive_number
 from cryoflow.catalog.listing import list_folder
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.address import resolve
-from cryoflow.io.source import is_remote
+from cryoflow.io.sources.address import resolve
+from cryoflow.io.sources.source import is_remote
 
 if TYPE_CHECKING:
     from cryoflow.catalog.model import Entry, ImageSet

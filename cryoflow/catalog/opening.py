@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cryoflow.catalog.addresses import data_root
 from cryoflow.catalog.layout import find_files, folders, image_set, locate
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
-from cryoflow.io.source import is_remote
+from cryoflow.io.sources.source import is_remote
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -111,7 +111,7 @@ def _folder(folder: Path | str | None) -> Path:
 
 
 def _download(address: str, target: Path) -> None:
-    from cryoflow.io.download import download
+    from cryoflow.io.sources.download import download
 
     target.parent.mkdir(parents=True, exist_ok=True)
     download(address, target)
@@ -120,7 +120,7 @@ def _download(address: str, target: Path) -> None:
 def _unpack(packed: Path, target: Path, limit: int) -> None:
     """Unpack gzip piece by piece: never more than ``limit``, and whole or not at all."""
     from cryoflow.io.files import atomic
-    from cryoflow.io.mrc import read_header
+    from cryoflow.io.images.mrc import read_header
 
     unpacker, total = zlib.decompressobj(wbits=31), 0
     with atomic(target) as partial:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from cryoflow import __version__
 from cryoflow.errors import CryoflowError, FormatError, ResourceError
-from cryoflow.io.transport import shown
+from cryoflow.io.sources.transport import shown
 
 __all__ = ["fetch_text"]
 

@@ -31,16 +31,15 @@ class Manner:
 def open_table(address: str, manner: Manner, format: str | None = None) -> xr.Dataset:
     """A table of any known format; with its images only where they are asked for."""
     import inspect
-    from importlib import import_module
 
     from cryoflow.io.expression import row_dim
     from cryoflow.io.formats import detect, find_format, open_data
+    from cryoflow.io.named import named
 
     entry = find_format(format) if format else detect(address)
     accepted: set[str] = set()
     if entry.read is not None:
-        module, _, name = entry.read.partition(":")
-        accepted = set(inspect.signature(getattr(import_module(module), name)).parameters)
+        accepted = set(inspect.signature(named(entry.read)).parameters)
     wanted = {"images": manner.images, **{k: v for k, v in manner.opening.items() if v is not None and v is not False}}
     unfit = sorted(set(wanted) - accepted - {"images"})
     if unfit:

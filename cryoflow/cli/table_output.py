@@ -46,7 +46,7 @@ def _write(ds: Any, path: Path, images: Path | None, to: str | None, parameters:
     if to is None and path.suffix == ".zarr":
         if images is not None:
             raise ParameterError("--images", expected="a format beside images", found="a store, which holds them")
-        from cryoflow.io.store import save
+        from cryoflow.io.stores.store import save
 
         save(ds, path, function="table", parameters=parameters)
     elif to is None and path.suffix == ".star" and "particle" in ds.dims and "image_name" not in ds:
@@ -57,8 +57,8 @@ def _write(ds: Any, path: Path, images: Path | None, to: str | None, parameters:
 
 def _write_places(ds: Any, path: Path) -> None:
     """Particles without images (to be extracted again): a STAR file of RELION 3.1 with coordinates and poses."""
-    from cryoflow.io.relion import to_tables
-    from cryoflow.io.star import write_star
+    from cryoflow.io.star.relion import to_tables
+    from cryoflow.io.star.star import write_star
     from cryoflow.schema import require, validate
 
     require(validate(ds, str(path)), str(path), ["coordinate", "micrograph_name"])

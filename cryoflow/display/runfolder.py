@@ -52,7 +52,7 @@ class RunFiles:
 
     def volume(self, name: str) -> tuple[np.ndarray, float] | None:
         """``name.mrc`` and its pixel size in angstrom."""
-        from cryoflow.io.mrc import read_map
+        from cryoflow.io.images.mrc import read_map
 
         path = self.folder / f"{name}.mrc"
         if not path.is_file():
@@ -78,7 +78,7 @@ class RunFiles:
         return None
 
     def _open(self, name: str) -> xr.Dataset | None:
-        from cryoflow.io.store import open_store
+        from cryoflow.io.stores.store import open_store
 
         for path in (self.folder / "stores" / f"{name}.zarr", self.folder / f"{name}.zarr"):
             if path.is_dir():

@@ -1,24 +1,69 @@
-"""The borders: STAR, MRC, TIFF, atomic models and the Zarr store, with all conversions of convention."""
+"""The borders: files of all programs, where they lie, and the Zarr store, with all conversions of convention.
 
-from cryoflow.io.completion import is_complete, provenance
-from cryoflow.io.cryosparc import read_cryosparc, write_cryosparc
-from cryoflow.io.grow import append
-from cryoflow.io.micrographs import open_micrographs, read_coordinates, write_coordinates, write_micrographs
-from cryoflow.io.model import model_centre, model_to_map
-from cryoflow.io.mrc import read_header, read_map, write_map, write_stack
-from cryoflow.io.particles import read_particles, write_particles
-from cryoflow.io.query import select
-from cryoflow.io.record import digest
-from cryoflow.io.star import read_star, write_star
-from cryoflow.io.store import open_store, save
+Public names are imported when they are first used: heavy libraries load only for the formats that need them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cryoflow.io.cryosparc.cryosparc import read_cryosparc, write_cryosparc
+    from cryoflow.io.formats import detect, open_data, write_data
+    from cryoflow.io.images.mrc import read_header, read_map, write_map, write_stack
+    from cryoflow.io.micrographs import open_micrographs, read_coordinates, write_coordinates, write_micrographs
+    from cryoflow.io.model import model_centre, model_to_map
+    from cryoflow.io.movies import open_movies
+    from cryoflow.io.particles import read_particles, write_particles
+    from cryoflow.io.query import select
+    from cryoflow.io.star.star import read_star, write_star
+    from cryoflow.io.stores.completion import is_complete, provenance
+    from cryoflow.io.stores.grow import append
+    from cryoflow.io.stores.record import digest
+    from cryoflow.io.stores.store import open_store, save
+
+# name -> module that defines it
+_PUBLIC = {
+    "append": "stores.grow",
+    "detect": "formats",
+    "digest": "stores.record",
+    "is_complete": "stores.completion",
+    "model_centre": "model",
+    "model_to_map": "model",
+    "open_data": "formats",
+    "open_micrographs": "micrographs",
+    "open_movies": "movies",
+    "open_store": "stores.store",
+    "provenance": "stores.completion",
+    "read_coordinates": "micrographs",
+    "read_cryosparc": "cryosparc.cryosparc",
+    "read_header": "images.mrc",
+    "read_map": "images.mrc",
+    "read_particles": "particles",
+    "read_star": "star.star",
+    "save": "stores.store",
+    "select": "query",
+    "write_coordinates": "micrographs",
+    "write_cryosparc": "cryosparc.cryosparc",
+    "write_data": "formats",
+    "write_map": "images.mrc",
+    "write_micrographs": "micrographs",
+    "write_particles": "particles",
+    "write_stack": "images.mrc",
+    "write_star": "star.star",
+}
 
 __all__ = [
     "append",
+    "detect",
     "digest",
     "is_complete",
     "model_centre",
     "model_to_map",
+    "open_data",
     "open_micrographs",
+    "open_movies",
     "open_store",
     "provenance",
     "read_coordinates",
@@ -31,9 +76,23 @@ __all__ = [
     "select",
     "write_coordinates",
     "write_cryosparc",
+    "write_data",
     "write_map",
     "write_micrographs",
     "write_particles",
     "write_stack",
     "write_star",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'cryoflow.io' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"cryoflow.io.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

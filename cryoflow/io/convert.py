@@ -13,7 +13,7 @@ import xarray as xr
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io.formats import Format, detect, find_format, open_data, target_format, write_data
-from cryoflow.io.formats import function_of as _function
+from cryoflow.io.named import named
 from cryoflow.schema import VARIABLES
 
 __all__ = ["Conversion", "convert"]
@@ -87,7 +87,7 @@ def convert(
 
 
 def _takes(function: str) -> list[str]:
-    return list(inspect.signature(_function(function)).parameters)
+    return list(inspect.signature(named(function)).parameters)
 
 
 def _needs_images(path: str | Path, format_out: str | None) -> bool:

@@ -9,12 +9,12 @@ import numpy as np
 import xarray as xr
 
 from cryoflow.errors import ParameterError
-from cryoflow.io.image_file import open_image_file
-from cryoflow.io.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
-from cryoflow.io.mrc import read_map, write_map, write_stack
-from cryoflow.io.relion import text
-from cryoflow.io.source import normal
-from cryoflow.io.store import save
+from cryoflow.io.images.image_file import open_image_file
+from cryoflow.io.images.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
+from cryoflow.io.images.mrc import read_map, write_map, write_stack
+from cryoflow.io.sources.source import normal
+from cryoflow.io.star.relion import text
+from cryoflow.io.stores.store import save
 from cryoflow.schema import require, validate
 
 __all__ = ["open_images", "open_map", "save_images", "save_map", "save_store"]

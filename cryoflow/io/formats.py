@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.source import is_remote, normal, open_source
+from cryoflow.io.named import named
+from cryoflow.io.sources.source import is_remote, normal, open_source
 
 __all__ = [
-    "FORMATS", "Format", "Kind", "detect", "find_format", "function_of", "open_data", "target_format", "write_data",
+    "FORMATS", "Format", "Kind", "detect", "find_format", "open_data", "target_format", "write_data",
 ]  # fmt: skip
 
 Kind = Literal["particles", "micrographs", "movies", "coordinates", "map", "images", "metadata", "store"]
@@ -42,77 +42,77 @@ class Format:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("cryoflow", "cryoflow store (Zarr)", "store", (".zarr",), "cryoflow.io.sniff:store",
-           "cryoflow.io.store:open_store", "cryoflow.io.datasets:save_store"),
+    Format("cryoflow", "cryoflow store (Zarr)", "store", (".zarr",), "sniff:store",
+           "stores.store:open_store", "datasets:save_store"),
     # STAR, the particular before the general -------------------------------------------------------------------------
-    Format("xmipp", "Xmipp particles (.xmd)", "particles", (".xmd",), "cryoflow.io.sniff:xmipp",
-           "cryoflow.io.xmipp:read_xmipp", "cryoflow.io.xmipp:write_xmipp"),
-    Format("relion-motion", "RELION motion of one movie (STAR)", "metadata", (), "cryoflow.io.sniff:relion_motion",
-           "cryoflow.io.relion_motion:read_motion", "cryoflow.io.relion_motion:write_motion"),
+    Format("xmipp", "Xmipp particles (.xmd)", "particles", (".xmd",), "sniff:xmipp",
+           "star.xmipp:read_xmipp", "star.xmipp:write_xmipp"),
+    Format("relion-motion", "RELION motion of one movie (STAR)", "metadata", (), "sniff:relion_motion",
+           "star.relion_motion:read_motion", "star.relion_motion:write_motion"),
     Format("relion-particles", "RELION particles (STAR, 2 to 5)", "particles", (".star",),
-           "cryoflow.io.sniff:relion_particles",
-           "cryoflow.io.particles:read_particles", "cryoflow.io.particles:write_particles"),
-    Format("relion-movies", "RELION movies (STAR)", "movies", (".star",), "cryoflow.io.sniff:relion_movies",
-           "cryoflow.io.movies:open_movies"),
+           "sniff:relion_particles",
+           "particles:read_particles", "particles:write_particles"),
+    Format("relion-movies", "RELION movies (STAR)", "movies", (".star",), "sniff:relion_movies",
+           "movies:open_movies"),
     Format("relion-micrographs", "RELION micrographs (STAR)", "micrographs", (".star",),
-           "cryoflow.io.sniff:relion_micrographs",
-           "cryoflow.io.micrographs:open_micrographs", "cryoflow.io.micrographs:write_micrographs"),
+           "sniff:relion_micrographs",
+           "micrographs:open_micrographs", "micrographs:write_micrographs"),
     Format("relion-coordinates", "RELION coordinates (STAR)", "coordinates", (".star",),
-           "cryoflow.io.sniff:relion_coordinates",
-           "cryoflow.io.coordinates:read_coordinate_star", "cryoflow.io.coordinates:write_coordinate_star"),
+           "sniff:relion_coordinates",
+           "programs.coordinates:read_coordinate_star", "programs.coordinates:write_coordinate_star"),
     # cryoSPARC -------------------------------------------------------------------------------------------------------
     Format("cryosparc-micrographs", "cryoSPARC exposures (.cs, .csg)", "micrographs", (".cs", ".csg"),
-           "cryoflow.io.sniff:cryosparc_micrographs",
-           "cryoflow.io.cryosparc:read_cryosparc", "cryoflow.io.cryosparc:write_cryosparc"),
+           "sniff:cryosparc_micrographs",
+           "cryosparc.cryosparc:read_cryosparc", "cryosparc.cryosparc:write_cryosparc"),
     Format("cryosparc-particles", "cryoSPARC particles (.cs, .csg)", "particles", (".cs", ".csg"),
-           "cryoflow.io.sniff:cryosparc_particles",
-           "cryoflow.io.cryosparc:read_cryosparc", "cryoflow.io.cryosparc:write_cryosparc"),
+           "sniff:cryosparc_particles",
+           "cryosparc.cryosparc:read_cryosparc", "cryosparc.cryosparc:write_cryosparc"),
     # other programs --------------------------------------------------------------------------------------------------
-    Format("frealign", "Frealign parameters (.par)", "particles", (".par",), "cryoflow.io.sniff_programs:frealign",
-           "cryoflow.io.frealign:read_frealign", "cryoflow.io.frealign:write_frealign"),
+    Format("frealign", "Frealign parameters (.par)", "particles", (".par",), "programs.sniff:frealign",
+           "programs.frealign:read_frealign", "programs.frealign:write_frealign"),
     Format("cistem", "cisTEM parameters (STAR, .cistem)", "particles", (".cistem",),
-           "cryoflow.io.sniff_programs:cistem",
-           "cryoflow.io.cistem:read_cistem", "cryoflow.io.cistem:write_cistem"),
-    Format("eman-list", "EMAN2 list (.lst)", "particles", (".lst",), "cryoflow.io.sniff_programs:eman_list",
-           "cryoflow.io.eman2:read_eman_list", "cryoflow.io.eman2:write_eman_list"),
+           "programs.sniff:cistem",
+           "programs.cistem:read_cistem", "programs.cistem:write_cistem"),
+    Format("eman-list", "EMAN2 list (.lst)", "particles", (".lst",), "programs.sniff:eman_list",
+           "programs.eman2:read_eman_list", "programs.eman2:write_eman_list"),
     Format("references", "References to images where they lie (kerchunk)", "images", (".json",),
-           "cryoflow.io.sniff:references", None, "cryoflow.io.references:write_references"),
-    Format("eman-info", "EMAN2 boxes (info/*.json)", "coordinates", (".json",), "cryoflow.io.sniff_programs:eman_info",
-           "cryoflow.io.eman2_boxes:read_eman_info", "cryoflow.io.eman2_boxes:write_eman_info"),
-    Format("cbox", "crYOLO boxes (.cbox)", "coordinates", (".cbox",), "cryoflow.io.sniff_programs:cbox",
-           "cryoflow.io.cryolo:read_cbox", "cryoflow.io.cryolo:write_cbox"),
-    Format("eman-box", "EMAN boxes (.box)", "coordinates", (".box",), "cryoflow.io.sniff_programs:eman_box",
-           "cryoflow.io.eman2_boxes:read_eman_box", "cryoflow.io.eman2_boxes:write_eman_box"),
-    Format("topaz", "Topaz picks (.txt)", "coordinates", (".txt", ".tsv"), "cryoflow.io.sniff_programs:topaz",
-           "cryoflow.io.topaz:read_topaz", "cryoflow.io.topaz:write_topaz"),
+           "sniff:references", None, "images.references:write_references"),
+    Format("eman-info", "EMAN2 boxes (info/*.json)", "coordinates", (".json",), "programs.sniff:eman_info",
+           "programs.eman2_boxes:read_eman_info", "programs.eman2_boxes:write_eman_info"),
+    Format("cbox", "crYOLO boxes (.cbox)", "coordinates", (".cbox",), "programs.sniff:cbox",
+           "programs.cryolo:read_cbox", "programs.cryolo:write_cbox"),
+    Format("eman-box", "EMAN boxes (.box)", "coordinates", (".box",), "programs.sniff:eman_box",
+           "programs.eman2_boxes:read_eman_box", "programs.eman2_boxes:write_eman_box"),
+    Format("topaz", "Topaz picks (.txt)", "coordinates", (".txt", ".tsv"), "programs.sniff:topaz",
+           "programs.topaz:read_topaz", "programs.topaz:write_topaz"),
     Format("spider-doc", "SPIDER document file", "metadata", (".dat", ".spi", ".doc"),
-           "cryoflow.io.sniff_programs:spider_doc", "cryoflow.io.spider_doc:read_spider_doc"),
-    Format("warp", "Warp micrographs (XML)", "micrographs", (".xml",), "cryoflow.io.sniff_programs:warp",
-           "cryoflow.io.warp:read_warp"),
-    Format("epu", "EPU exposures (XML)", "micrographs", (".xml",), "cryoflow.io.sniff_programs:epu",
-           "cryoflow.io.epu:read_epu"),
-    Format("star", "STAR tables (RELION model, optimiser, postprocess...)", "metadata", (), "cryoflow.io.sniff:star",
-           "cryoflow.io.star:read_star", "cryoflow.io.star:write_star"),
+           "programs.sniff:spider_doc", "programs.spider_doc:read_spider_doc"),
+    Format("warp", "Warp micrographs (XML)", "micrographs", (".xml",), "programs.sniff:warp",
+           "programs.warp:read_warp"),
+    Format("epu", "EPU exposures (XML)", "micrographs", (".xml",), "programs.sniff:epu",
+           "programs.epu:read_epu"),
+    Format("star", "STAR tables (RELION model, optimiser, postprocess...)", "metadata", (), "sniff:star",
+           "star.star:read_star", "star.star:write_star"),
     # images ----------------------------------------------------------------------------------------------------------
-    Format("eer", "EER movie (Thermo Fisher)", "movies", (".eer",), "cryoflow.io.sniff:eer",
-           "cryoflow.io.image_stack:open_movie"),
-    Format("tiff", "TIFF images", "images", (".tif", ".tiff"), "cryoflow.io.sniff:tiff",
-           "cryoflow.io.image_stack:open_images_or_map"),
-    Format("eman-hdf", "EMAN2 images or volume (HDF5)", "images", (".hdf", ".hdf5", ".h5"), "cryoflow.io.sniff:hdf5",
-           "cryoflow.io.image_stack:open_images_or_map", "cryoflow.io.image_stack:write_hdf_images"),
-    Format("imagic", "IMAGIC images or volume (.hed and .img)", "images", (".hed", ".img"), "cryoflow.io.sniff:imagic",
-           "cryoflow.io.image_stack:open_images_or_map", "cryoflow.io.image_stack:write_imagic_images"),
-    Format("spider", "SPIDER images or volume", "images", (".spi", ".dat"), "cryoflow.io.sniff:spider",
-           "cryoflow.io.image_stack:open_images_or_map", "cryoflow.io.image_stack:write_spider_images"),
-    Format("mrc-stack", "MRC stack of images", "images", (".mrcs", ".st", ".ali"), "cryoflow.io.sniff:mrc_stack",
-           "cryoflow.io.datasets:open_images", "cryoflow.io.datasets:save_images"),
-    Format("mrc", "MRC map", "map", (".mrc", ".map", ".ccp4", ".rec"), "cryoflow.io.sniff:mrc",
-           "cryoflow.io.datasets:open_map", "cryoflow.io.datasets:save_map"),
+    Format("eer", "EER movie (Thermo Fisher)", "movies", (".eer",), "sniff:eer",
+           "images.image_stack:open_movie"),
+    Format("tiff", "TIFF images", "images", (".tif", ".tiff"), "sniff:tiff",
+           "images.image_stack:open_images_or_map"),
+    Format("eman-hdf", "EMAN2 images or volume (HDF5)", "images", (".hdf", ".hdf5", ".h5"), "sniff:hdf5",
+           "images.image_stack:open_images_or_map", "images.image_stack:write_hdf_images"),
+    Format("imagic", "IMAGIC images or volume (.hed and .img)", "images", (".hed", ".img"), "sniff:imagic",
+           "images.image_stack:open_images_or_map", "images.image_stack:write_imagic_images"),
+    Format("spider", "SPIDER images or volume", "images", (".spi", ".dat"), "sniff:spider",
+           "images.image_stack:open_images_or_map", "images.image_stack:write_spider_images"),
+    Format("mrc-stack", "MRC stack of images", "images", (".mrcs", ".st", ".ali"), "sniff:mrc_stack",
+           "datasets:open_images", "datasets:save_images"),
+    Format("mrc", "MRC map", "map", (".mrc", ".map", ".ccp4", ".rec"), "sniff:mrc",
+           "datasets:open_map", "datasets:save_map"),
     # folders and patterns --------------------------------------------------------------------------------------------
     Format("micrographs", "Micrographs in a folder or of a pattern", "micrographs", (),
-           "cryoflow.io.sniff:micrograph_folder", "cryoflow.io.micrographs:open_micrographs"),
-    Format("movies", "Movies in a folder or of a pattern", "movies", (), "cryoflow.io.sniff:never",
-           "cryoflow.io.movies:open_movies"),
+           "sniff:micrograph_folder", "micrographs:open_micrographs"),
+    Format("movies", "Movies in a folder or of a pattern", "movies", (), "sniff:never",
+           "movies:open_movies"),
 )  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def detect(address: str | Path) -> Format:
     else:
         head = _head(address)
     for entry in FORMATS:
-        if function_of(entry.sniff)(head, name):
+        if named(entry.sniff)(head, name):
             return entry
     raise FormatError(
         address, expected="a known format (" + ", ".join(f.name for f in FORMATS) + ")",
@@ -203,7 +203,7 @@ def write_data(ds: Any, path: str | Path, *, format: str | None = None, **option
 def _called(entry: Format, function: str, *arguments: Any) -> Any:
     """Call a reader or writer with the options (the last of ``arguments``) that it takes; refuse others."""
     *positional, options = arguments
-    target = function_of(function)
+    target = named(function)
     parameters = inspect.signature(target).parameters.values()
     takes = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     unknown = [name for name in options if name not in takes]
@@ -244,9 +244,3 @@ def _fits(ds: Any, kind: Kind) -> bool:
     if kind in ("micrographs", "movies"):
         return kind.removesuffix("s") in ds.dims
     return kind == "store" or (kind == "map" and {"z", "y", "x"} <= set(ds.dims))
-
-
-def function_of(name: str) -> Any:
-    """What a row names as "module:function"."""
-    module, _, function = name.partition(":")
-    return getattr(import_module(module), function)

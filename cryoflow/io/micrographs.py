@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io.files import inside
-from cryoflow.io.image_file import ImageFile, open_image_file
-from cryoflow.io.lazy import FileImages, lazy
-from cryoflow.io.mrc import check_pixel_size, contradicts
-from cryoflow.io.relion import from_tables, split_optics, text, to_blocks
-from cryoflow.io.star import read_star, write_star
+from cryoflow.io.images.image_file import ImageFile, open_image_file
+from cryoflow.io.images.lazy import FileImages, lazy
+from cryoflow.io.images.mrc import check_pixel_size, contradicts
+from cryoflow.io.star.relion import from_tables, split_optics, text, to_blocks
+from cryoflow.io.star.star import read_star, write_star
 from cryoflow.schema import validate
 
 __all__ = ["open_micrographs", "read_coordinates", "write_coordinates", "write_micrographs"]

@@ -17,13 +17,13 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
-from cryoflow.io.address import resolve
-from cryoflow.io.image_file import ImageFile, open_image_file, open_image_files
-from cryoflow.io.lazy import CHUNK_BYTES, chunk_rows
-from cryoflow.io.mrc import check_pixel_size, contradicts
-from cryoflow.io.relion import from_tables, split_optics, text
-from cryoflow.io.source import is_remote, normal
-from cryoflow.io.star import read_star
+from cryoflow.io.images.image_file import ImageFile, open_image_file, open_image_files
+from cryoflow.io.images.lazy import CHUNK_BYTES, chunk_rows
+from cryoflow.io.images.mrc import check_pixel_size, contradicts
+from cryoflow.io.sources.address import resolve
+from cryoflow.io.sources.source import is_remote, normal
+from cryoflow.io.star.relion import from_tables, split_optics, text
+from cryoflow.io.star.star import read_star
 from cryoflow.schema import validate
 
 __all__ = ["MovieFrames", "open_movies"]
@@ -268,7 +268,7 @@ def _dose(opened: list[ImageFile | None], given: float | None, where: str) -> ND
         if not np.isfinite(given) or given <= 0:
             raise ParameterError(where, expected="dose_per_frame above 0", found=f"{given:g}")
         return np.full(len(opened), float(given))
-    from cryoflow.io.eer import EerImages
+    from cryoflow.io.images.eer import EerImages
 
     said = [f.header.dose_per_frame * (f.first[1] - f.first[0]) if isinstance(f, EerImages) else 0.0 for f in opened]
     return np.array([d or np.nan for d in said]) if any(said) else None

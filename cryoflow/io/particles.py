@@ -11,13 +11,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.address import folder_of
-from cryoflow.io.attach import attach_images
-from cryoflow.io.lazy import CHUNK_BYTES
-from cryoflow.io.mrc import write_stack
-from cryoflow.io.relion import from_tables, split_optics, text, to_blocks
-from cryoflow.io.source import normal
-from cryoflow.io.star import read_star, write_star
+from cryoflow.io.images.attach import attach_images
+from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.images.mrc import write_stack
+from cryoflow.io.sources.address import folder_of
+from cryoflow.io.sources.source import normal
+from cryoflow.io.star.relion import from_tables, split_optics, text, to_blocks
+from cryoflow.io.star.star import read_star, write_star
 from cryoflow.schema import require, validate
 
 __all__ = ["read_particles", "write_particles"]
@@ -65,7 +65,7 @@ def read_particles(
     Examples
     --------
     >>> import tempfile, pathlib, numpy as np, xarray as xr
-    >>> from cryoflow.io.mrc import write_stack
+    >>> from cryoflow.io.images.mrc import write_stack
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> write_stack(folder / "p.mrcs", xr.DataArray(np.ones((2, 8, 8)), dims=("particle", "y", "x")), pixel_size=2)
     >>> text = "data_\\nloop_\\n_rlnImageName\\n_rlnDefocusU\\n_rlnVoltage\\n1@p.mrcs 9000 300\\n2@p.mrcs 9100 300\\n"

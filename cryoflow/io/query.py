@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from cryoflow.errors import ParameterError
 from cryoflow.io.expression import evaluate, row_dim
-from cryoflow.io.gather import take_rows
+from cryoflow.io.images.gather import take_rows
 
 __all__ = ["select", "take"]
 

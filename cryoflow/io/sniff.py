@@ -92,7 +92,7 @@ def hdf5(head: bytes, _name: str) -> bool:
 
 def spider(head: bytes, _name: str) -> bool:
     """SPIDER has no magic number: the words of its header agree."""
-    from cryoflow.io.spider import spider_words
+    from cryoflow.io.images.spider import spider_words
 
     return spider_words(head) is not None
 

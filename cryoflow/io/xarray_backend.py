@@ -72,7 +72,7 @@ class CryoflowBackend(BackendEntrypoint):
     def open_groups_as_dict(self, filename_or_obj: Any, **options: Any) -> dict[str, xr.Dataset]:
         """The nodes of ``open_datatree`` by their paths."""
         from cryoflow.io.formats import detect
-        from cryoflow.io.star import read_star
+        from cryoflow.io.star.star import read_star
 
         if detect(filename_or_obj).name != "star":
             return {"/": self.open_dataset(filename_or_obj, **options)}
@@ -90,14 +90,14 @@ class CryoflowBackend(BackendEntrypoint):
 
 
 def _plain(column: Any) -> Any:
-    from cryoflow.io.relion import text
+    from cryoflow.io.star.relion import text
 
     return column.to_numpy() if column.dtype.kind in "iufb" else text(column)
 
 
 def _unchunked(variable: xr.Variable) -> xr.Variable:
     """The lazy array behind a reader's chunks; xarray divides it as its caller asks."""
-    from cryoflow.io.gather import source_of
+    from cryoflow.io.images.gather import source_of
 
     array = source_of(variable)
     if array is None or variable.chunks is None:

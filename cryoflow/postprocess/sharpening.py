@@ -107,7 +107,7 @@ def read_mtf(path: str | Path, *, box: int, pixel_size: float, mtf_pixel_size: f
     ------
     FormatError : the labels are missing, or values are not finite, above 0 and in order of frequency.
     """
-    from cryoflow.io.star import read_star
+    from cryoflow.io.star.star import read_star
 
     labels = ("rlnResolutionInversePixel", "rlnMtfValue")
     for table in read_star(path).values():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import ParameterError
 from cryoflow.io.expression import row_dim, unknown
-from cryoflow.io.gather import take_rows
+from cryoflow.io.images.gather import take_rows
 from cryoflow.io.query import take
 from cryoflow.tables.keys import codes, columns_of, name_rows
 

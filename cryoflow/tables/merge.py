@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import ParameterError
 from cryoflow.io.expression import row_dim
-from cryoflow.io.gather import join_rows
+from cryoflow.io.images.gather import join_rows
 from cryoflow.tables.join import blank
 from cryoflow.tables.optics import reconcile
 

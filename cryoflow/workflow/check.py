@@ -150,7 +150,7 @@ def _on_grid(path: Path, workflow: Workflow) -> Path:
 def _check_micrographs(paths: list[Path], workflow: Workflow) -> None:
     """The headers must not contradict the pixel size. Broken files are set aside by name later, unless all are."""
     from cryoflow.io import open_micrographs
-    from cryoflow.io.mrc import check_pixel_size, read_header
+    from cryoflow.io.images.mrc import check_pixel_size, read_header
 
     assert workflow.micrographs is not None
     headers, errors = [], []
@@ -282,7 +282,7 @@ def needed_bytes(workflow: Workflow) -> int:
 
 def _expected_particles(workflow: Workflow) -> int:
     """Particles of well-filled micrographs: 0.7 of the area in squares of the particle's diameter."""
-    from cryoflow.io.mrc import read_header
+    from cryoflow.io.images.mrc import read_header
 
     assert workflow.micrographs is not None
     assert workflow.pick is not None

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from cryoflow.errors import ParameterError, ResourceError
-from cryoflow.io.lazy import CHUNK_BYTES
+from cryoflow.io.images.lazy import CHUNK_BYTES
 
 __all__ = ["Imported", "import_data"]
 
@@ -90,9 +90,9 @@ def import_data(
     >>> import_data(folder / "m.mrc", folder / "m.zarr").kind
     'map'
     """
-    from cryoflow.io.fill import filling
     from cryoflow.io.formats import open_data
-    from cryoflow.io.gather import source_of
+    from cryoflow.io.images.gather import source_of
+    from cryoflow.io.stores.fill import filling
 
     path = Path(output).absolute()
     ds = _as_dataset(open_data(source, format=format, **options))
@@ -134,7 +134,7 @@ def _as_dataset(opened: Any) -> xr.Dataset:
 def _identity(ds: xr.Dataset, image_dtype: str, chunk_bytes: float) -> str:
     """What decides the bits of the store: the values in memory, the names of the lazy arrays, and the options."""
     from cryoflow import __version__
-    from cryoflow.io.record import digest
+    from cryoflow.io.stores.record import digest
 
     sha = hashlib.sha256(f"{__version__} {image_dtype} {int(chunk_bytes)}".encode())
     for name, variable in ds.variables.items():
@@ -145,7 +145,7 @@ def _identity(ds: xr.Dataset, image_dtype: str, chunk_bytes: float) -> str:
 
 def _is_same(path: Path, identity: str) -> bool:
     """Whether the store is complete and of this very import; what a run killed at its last step left is removed."""
-    from cryoflow.io.completion import is_complete, provenance
+    from cryoflow.io.stores.completion import is_complete, provenance
 
     if not is_complete(path) or provenance(path)["parameters"].get("identity") != identity:
         return False
@@ -168,7 +168,7 @@ def _computing(client: Any, progress: Any) -> Callable[..., Any]:
 def _unfinished(target: Any, compute: Callable[..., Any]) -> list[int]:
     """Chunks without a journal entry that holds, in their order."""
     from cryoflow.engine import map_rows
-    from cryoflow.io.fill import verify_chunk
+    from cryoflow.io.stores.fill import verify_chunk
 
     count = math.prod(target.counts)
     entered = np.array([i for i in range(count) if target.entry(i).exists()], np.int64)
@@ -185,7 +185,7 @@ def _fill(
 ) -> None:
     """Make ``chunks``; straight from ``array``, the files behind the variable, where no codec is needed."""
     from cryoflow.engine import map_rows
-    from cryoflow.io.fill import fill_chunk, fill_rows
+    from cryoflow.io.stores.fill import fill_chunk, fill_rows
 
     variable, target = store.rows(name), store.bulk[name]
     dim = str(variable.dims[0])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io.formats import Format, detect, find_format
-from cryoflow.io.source import is_remote, normal
+from cryoflow.io.named import named
+from cryoflow.io.sources.source import is_remote, normal
 from cryoflow.workflow.inspection.report import Inspection
 
 __all__ = ["inspect_data"]
@@ -99,8 +99,7 @@ def _by_kind(entry: Format, out: Inspection, full: bool, root: str | None) -> No
 
 
 def _reader(entry: Format) -> Any:
-    module, _, name = (entry.read or "").partition(":")
-    return getattr(import_module(module), name)
+    return named(entry.read or "")
 
 
 def _table(entry: Format, out: Inspection, full: bool, root: str | None) -> None:
@@ -174,7 +173,7 @@ def _metadata(entry: Format, out: Inspection) -> None:
 
 def _writer(address: str) -> dict[str, str]:
     """What a text file's first lines say about the program that wrote it."""
-    from cryoflow.io.source import open_source
+    from cryoflow.io.sources.source import open_source
 
     source = open_source(address)
     head = source.read(0, min(source.size, 4096))

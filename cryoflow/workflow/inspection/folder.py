@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from cryoflow.errors import CryoflowError
-from cryoflow.io.image_file import ImageFile, open_image_file
+from cryoflow.io.images.image_file import ImageFile, open_image_file
 from cryoflow.workflow.inspection.pixels import Pixels, picture, spread
 from cryoflow.workflow.inspection.report import Inspection
 

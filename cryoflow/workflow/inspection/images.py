@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoflow.errors import CryoflowError
-from cryoflow.io.image_file import ImageFile, open_image_file
-from cryoflow.io.source import open_source
+from cryoflow.io.images.image_file import ImageFile, open_image_file
+from cryoflow.io.sources.source import open_source
 from cryoflow.workflow.inspection.pixels import SAMPLE, Pixels, picture, spread
 from cryoflow.workflow.inspection.report import Inspection
 

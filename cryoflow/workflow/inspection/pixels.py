@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoflow.io.image_file import ImageFile
+from cryoflow.io.images.image_file import ImageFile
 from cryoflow.workflow.inspection.report import Inspection
 
 __all__ = ["Pixels", "looks_wrapped", "picture", "spread"]

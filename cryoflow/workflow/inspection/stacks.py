@@ -10,9 +10,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoflow.errors import CryoflowError
-from cryoflow.io.address import folder_of, folders_above, resolve
-from cryoflow.io.image_file import ImageFile, open_image_files
-from cryoflow.io.mrc import contradicts
+from cryoflow.io.images.image_file import ImageFile, open_image_files
+from cryoflow.io.images.mrc import contradicts
+from cryoflow.io.sources.address import folder_of, folders_above, resolve
 from cryoflow.workflow.inspection.pixels import SAMPLE, Pixels, picture, spread
 from cryoflow.workflow.inspection.report import Inspection
 
@@ -62,7 +62,7 @@ def _named(ds: xr.Dataset, out: Inspection) -> tuple[list[str], NDArray[Any], ND
 
 def _root(address: str, names: list[str]) -> str:
     """The first of the table's folder and those above it in which a stack is found."""
-    from cryoflow.io.source import is_remote, open_source
+    from cryoflow.io.sources.source import is_remote, open_source
 
     folders = folders_above(folder_of(address), _PARENTS)
     names = [name for name in names if not name.startswith("/")]

@@ -1,0 +1,171 @@
+"""Images for rows of metadata: the lazy ``image`` of a particle set, from files that its names tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from cryoflow.errors import CryoflowError, FormatError, ParameterError, ResourceError
+from cryoflow.io.images.image_file import ImageFile, open_image_files
+from cryoflow.io.images.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
+from cryoflow.io.images.mrc import check_pixel_size, contradicts
+from cryoflow.io.sources.address import folders_above, resolve
+from cryoflow.io.sources.source import is_remote, normal, open_source
+
+__all__ = ["attach_images"]
+
+_PARENTS = 4  # RELION's names are relative to the project, some folders above a job's files
+
+
+def attach_images(
+    ds: xr.Dataset,
+    names: Sequence[str],
+    file: ArrayLike,
+    section: ArrayLike,
+    *,
+    where: str,
+    root: str | Path | None = None,
+    allow_outside: bool = False,
+    trust_given: bool = False,
+    base: str | Path | None = None,
+    chunk_bytes: float = CHUNK_BYTES,
+) -> xr.Dataset:
+    """Give ``ds`` its lazy ``image`` (particle, y, x): row i is section ``section[i]`` of ``names[file[i]]``.
+
+    Parameters
+    ----------
+    ds : particles; ``pixel_size`` (optics) and ``optics_group``, where they are there, are held against the headers.
+    names : the distinct files as the metadata call them.
+    file, section : for each row the index of its file and the section in it, from 0.
+    where : the metadata file, for messages.
+    root : folder or URL that the names are relative to; by default the first of ``base`` and the four folders above it
+        in which one of the files is found.
+    allow_outside : accept names that lead out of ``root``: ``..``, absolute, by a link, or a URL.
+    trust_given : accept a pixel size that the headers contradict.
+    base : folder or URL of the metadata file; by default the folder ``where`` lies in.
+    chunk_bytes : size of a chunk of images, bytes of float32.
+
+    Returns
+    -------
+    ``ds`` with ``image`` (float32) and ``attrs["root"]``. Nothing but the headers is read.
+
+    Raises
+    ------
+    FormatError : a file that is missing, damaged or outside, a section beyond its file, or mixed boxes.
+    ParameterError : the headers contradict the pixel size.
+    ResourceError : a server that does not answer.
+    """
+    file, section = np.asarray(file, np.int32), np.asarray(section, np.int64)
+    first_row = _first_rows(file, len(names))
+    at = [f"{where}, row {row + 1}" for row in first_row]
+    if root is None:
+        root = _root(str(base) if base is not None else str(Path(where).parent), names)
+    root = normal(root)
+    images = _open(names, root, at, allow_outside)
+    _check_sections(images, names, file, section, where)
+    frame = _one_box(images)
+    if "x_optics_rlnImageSize" in ds:
+        said = ds["x_optics_rlnImageSize"].values[np.unique(ds.optics_group.values)]
+        if np.any(said != frame[0]):
+            raise FormatError(
+                f"{where}, optics", expected=f"_rlnImageSize {frame[0]}, the box of {images[0].path}",
+                found=f"{said.tolist()}",
+            )  # fmt: skip
+    if not trust_given and "pixel_size" in ds and "optics_group" in ds:
+        _check_pixel_sizes(images, file, ds, where)
+    array = FileImages(images, file, section.astype(np.int32), frame, np.dtype(np.float32))
+    attrs = {"long_name": "particle image"}
+    image = lazy(("particle", "y", "x"), array, chunk_rows(4 * frame[0] * frame[1], chunk_bytes), attrs)
+    return ds.assign(image=image).assign_attrs(root=root)
+
+
+def _first_rows(file: NDArray[np.int32], count: int) -> NDArray[np.int64]:
+    """For each file the first row that names it."""
+    first = np.zeros(count, np.int64)
+    first[file[::-1]] = np.arange(len(file) - 1, -1, -1)
+    return first
+
+
+def _root(base: str, names: Sequence[str]) -> str:
+    """The first of ``base`` and the folders above it that holds one of the first files."""
+    folders = folders_above(normal(base), _PARENTS)
+    tried = names[:20] if not is_remote(base) else names[:2]  # each try is a request
+    return next((f for f in folders if any(_exists(name, f) for name in tried)), folders[0])
+
+
+def _exists(name: str, folder: str) -> bool:
+    if not is_remote(folder):
+        return "\0" not in name and (Path(folder) / name).is_file()
+    try:
+        open_source(resolve(name, folder, where=folder))
+    except FormatError:
+        return False
+    except ResourceError as error:
+        if "403" in error.found or "401" in error.found:  # how some servers say that nothing is there
+            return False
+        raise
+    return True
+
+
+def _open(names: Sequence[str], root: str, at: list[str], allow_outside: bool) -> tuple[ImageFile, ...]:
+    addresses = [resolve(n, root, where=w, allow_outside=allow_outside) for n, w in zip(names, at, strict=True)]
+    opened = open_image_files(addresses)
+    images = [image for image in opened if not isinstance(image, CryoflowError)]
+    if len(images) == len(opened):
+        return tuple(images)
+    missing = [i for i, image in enumerate(opened) if isinstance(image, FormatError) and image.found == "nothing there"]
+    broken = next((image for image in opened if isinstance(image, CryoflowError)), None)
+    if missing and opened[missing[0]] is broken:
+        raise FormatError(
+            at[missing[0]], expected=f"the stack {names[missing[0]]} below {root}",
+            found=f"none ({len(missing)} of {len(names)} missing)",
+            remedy="Give root=, or pass images=False to read the metadata alone.",
+        )  # fmt: skip
+    assert broken is not None
+    raise broken
+
+
+def _check_sections(
+    images: tuple[ImageFile, ...], names: Sequence[str], file: NDArray[np.int32], section: NDArray[np.int64], where: str
+) -> None:
+    depth = np.array([image.shape[0] for image in images], np.int64)[file]
+    bad = np.flatnonzero((section < 0) | (section >= depth))
+    if len(bad):
+        row = bad[0]
+        raise FormatError(
+            f"{where}, row {row + 1}", expected=f"an image number from 1 to {depth[row]} of {names[file[row]]}",
+            found=f"{section[row] + 1}", remedy=f"{len(bad)} rows name images that are not there.",
+        )  # fmt: skip
+
+
+def _one_box(images: tuple[ImageFile, ...]) -> tuple[int, int]:
+    first = images[0]
+    for image in images:
+        if image.shape[1:] != first.shape[1:]:
+            raise FormatError(
+                image.path, expected=f"images of {first.shape[1:]} as in {first.path}", found=f"{image.shape[1:]}",
+                remedy="Extract or rescale all particles to one box.",
+            )  # fmt: skip
+    if first.shape[1] != first.shape[2]:
+        raise FormatError(first.path, expected="square images", found=f"{first.shape[1:]}")
+    return first.shape[1], first.shape[2]
+
+
+def _check_pixel_sizes(images: tuple[ImageFile, ...], file: NDArray[np.int32], ds: xr.Dataset, where: str) -> None:
+    group = np.asarray(ds.optics_group.values, np.int64)
+    pairs = np.unique(group * len(images) + file)  # optics groups and the files that hold their images
+    for number in np.unique(pairs // len(images)):
+        named = [images[i] for i in pairs[pairs // len(images) == number] % len(images)]
+        given = float(ds.pixel_size[number])
+        check_pixel_size(named, given, where)
+        for image in named:
+            if contradicts(image, given):  # one stack of another pixel size would pass unseen among many
+                raise ParameterError(
+                    where, expected=f"stacks of {given:.4f} angstrom a pixel",
+                    found=f"{image.voxel[0]:.4f} in the header of {image.path}",
+                    remedy="Rescale or leave out that stack, or pass trust_given=True if its header is wrong.",
+                )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Tables of other programs: Frealign, cisTEM, EMAN2, SPIDER, crYOLO, Topaz, Warp and EPU."""

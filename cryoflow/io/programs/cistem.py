@@ -1,0 +1,404 @@
+"""cisTEM's particle parameters: STAR files with ``_cisTEM...`` labels, and the binary ``.cistem`` files.
+
+Angles and shifts are Frealign's (see ``io.frealign``): (psi, theta, phi), angstrom, what must be added is minus the
+shift. Phase shifts are radian, positions in the micrograph angstrom, beam tilts milliradian. A binary file is two
+int32 (columns, rows), for each column an int64 code and a one-byte type, then the rows, packed, little-endian.
+Sources: labels, codes, units and types in cisTEM's published source (cistem_parameters, ctf, its export to RELION).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.files import atomic
+from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.programs.border import (
+    ctf_variables,
+    finite,
+    names_of,
+    optics_variables,
+    section_names,
+    star_tables,
+    whole,
+)
+from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign
+from cryoflow.io.sources.source import read_all
+from cryoflow.io.star.relion import text
+from cryoflow.schema import require, validate
+
+__all__ = ["read_cistem", "write_cistem"]
+
+# label: (code, type) in a binary file, in the order in which cisTEM writes columns
+_INTEGER, _FLOAT, _LONG, _DOUBLE, _TEXT, _UNSIGNED = 2, 3, 5, 6, 8, 9
+_COLUMNS: dict[str, tuple[int, int]] = {
+    "PositionInStack": (0, _UNSIGNED), "AnglePsi": (2, _FLOAT), "AngleTheta": (22, _FLOAT), "AnglePhi": (23, _FLOAT),
+    "XShift": (3, _FLOAT), "YShift": (4, _FLOAT), "Defocus1": (5, _FLOAT), "Defocus2": (6, _FLOAT),
+    "DefocusAngle": (7, _FLOAT), "PhaseShift": (8, _FLOAT), "ImageActivity": (1, _INTEGER), "Occupancy": (9, _FLOAT),
+    "LogP": (10, _FLOAT), "Sigma": (11, _FLOAT), "Score": (12, _FLOAT), "ScoreChange": (13, _FLOAT),
+    "PixelSize": (14, _FLOAT), "MicroscopeVoltagekV": (15, _FLOAT), "MicroscopeCsMM": (16, _FLOAT),
+    "AmplitudeContrast": (17, _FLOAT), "BeamTiltX": (18, _FLOAT), "BeamTiltY": (19, _FLOAT),
+    "ImageShiftX": (20, _FLOAT), "ImageShiftY": (21, _FLOAT), "Best2DClass": (27, _INTEGER),
+    "BeamTiltGroup": (28, _INTEGER), "StackFilename": (24, _TEXT), "OriginalImageFilename": (25, _TEXT),
+    "Reference3DFilename": (26, _TEXT), "ParticleGroup": (29, _INTEGER), "AssignedSubset": (32, _INTEGER),
+    "PreExposure": (30, _FLOAT), "TotalExposure": (31, _FLOAT), "OriginalXPosition": (33, _FLOAT),
+    "OriginalYPosition": (34, _FLOAT),
+}  # fmt: skip
+_CODES = {1 << bit: label for label, (bit, _) in _COLUMNS.items()}
+_TYPES = {_INTEGER: "<i4", _FLOAT: "<f4", _LONG: "<i8", _DOUBLE: "<f8", _UNSIGNED: "<u4"}
+_OPTICS = {
+    "PixelSize": "pixel_size", "MicroscopeVoltagekV": "voltage", "MicroscopeCsMM": "cs",
+    "AmplitudeContrast": "amplitude_contrast", "BeamTiltX": "beam_tilt_x", "BeamTiltY": "beam_tilt_y",
+}  # fmt: skip
+_POSE = ("AnglePsi", "AngleTheta", "AnglePhi")
+_DEFOCUS = ("Defocus1", "Defocus2", "DefocusAngle")
+_POSITION = ("OriginalXPosition", "OriginalYPosition")
+_PREFIX = "cisTEM"
+
+
+def read_cistem(
+    path: str | Path,
+    *,
+    stack: str | Path | None = None,
+    root: str | Path | None = None,
+    images: bool = True,
+    pixel_size: float | None = None,
+    voltage: float | None = None,
+    cs: float | None = None,
+    amplitude_contrast: float | None = None,
+    allow_outside: bool = False,
+    trust_given: bool = False,
+    chunk_bytes: float = CHUNK_BYTES,
+) -> xr.Dataset:
+    """Read the particle parameters of cisTEM, as STAR or binary, told by the content.
+
+    Parameters
+    ----------
+    stack : the particle stack; by default what the file's column of stacks names. With neither, metadata alone.
+    root : folder that the names of stacks are relative to; by default the file's folder or one of the four above it.
+    images : False reads the metadata alone.
+    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction; they replace what the file says.
+    allow_outside : accept names of stacks that lead out of ``root`` (cisTEM writes absolute ones).
+    trust_given : accept a pixel size that the stacks' headers contradict.
+    chunk_bytes : size of a chunk of images, bytes of float32.
+
+    Returns
+    -------
+    Dataset with dims ``particle, (y, x,) optics``. Distinct pixel sizes, voltages, Cs, amplitude contrasts and beam
+    tilts make the optics groups. ``half`` is the assigned subset. Other columns are kept as ``x_cisTEM<name>``.
+
+    Raises
+    ------
+    FormatError : a damaged file, no pixel size, or an unknown column code or type; file and row or byte are named.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> star = pathlib.Path(tempfile.mkdtemp()) / "p.star"
+    >>> labels = "_cisTEMPositionInStack #1\\n_cisTEMXShift #2\\n_cisTEMYShift #3\\n_cisTEMPixelSize #4\\n"
+    >>> _ = star.write_text(" \\ndata_\\n \\nloop_\\n" + labels + "1 2.5 -1.0 1.5\\n2 0.0 0.0 1.5\\n")
+    >>> read_cistem(star)["shift"].values.tolist()
+    [[-2.5, 1.0], [0.0, 0.0]]
+    """
+    where = str(path)
+    table = _table(path, where)
+    n = len(next(iter(table.values())))
+    ds = xr.Dataset(attrs={"cistem_columns": list(table)})
+    ds["particle_id"] = ("particle", np.arange(n, dtype=np.int64))
+    columns = {name: finite(table[label], label, where) for label, name in _OPTICS.items() if label in table}
+    for a, b in ("xy", "yx"):
+        if f"beam_tilt_{a}" in columns and f"beam_tilt_{b}" not in columns:
+            columns[f"beam_tilt_{b}"] = np.zeros(n)
+    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
+    if pixel_size is None and (columns.get("pixel_size", np.zeros(1)) <= 0).any():
+        raise FormatError(where, expected="a pixel size above 0 (_cisTEMPixelSize)", found="none",
+                          remedy="Give pixel_size= in angstrom.")  # fmt: skip
+    optics_variables(ds, "particle", where, columns, given)
+    taken = set(_OPTICS)
+    taken |= _poses(ds, table, where)
+    if set(_POSITION) <= set(table):
+        xy = np.stack([finite(table[label], label, where) for label in _POSITION], axis=1)
+        ds["coordinate"] = (("particle", "xy"), xy / ds.pixel_size.values[ds.optics_group.values][:, None])
+        taken |= set(_POSITION)
+    for label, name in (("AssignedSubset", "half"), ("Best2DClass", "class_number")):
+        if label in table:
+            numbers = whole(table[label], label, where)
+            if name == "half" and not ((numbers >= 0) & (numbers <= 2)).all():
+                continue  # other programs number tilts here: kept as it is
+            ds[name] = ("particle", numbers.astype(np.int32))
+            taken.add(label)
+    if "OriginalImageFilename" in table:
+        ds["micrograph_name"] = ("particle", names_of(table["OriginalImageFilename"], where))
+        taken.add("OriginalImageFilename")
+    for label, column in table.items():
+        if label not in (*taken, "PositionInStack", "StackFilename"):
+            ds[f"x_{_PREFIX}{label}"] = ("particle", column if column.dtype.kind in "iuf" else names_of(column, where))
+    return validate(_images(ds, table, path, stack, root, images, allow_outside, trust_given, chunk_bytes), where)
+
+
+def _poses(ds: xr.Dataset, table: Mapping[str, NDArray[Any]], where: str) -> set[str]:
+    taken: set[str] = set()
+    if "AnglePsi" in table and ("AngleTheta" in table or "AnglePhi" in table):  # psi alone: 2D classification
+        angles = [finite(table[a], a, where) if a in table else np.zeros(ds.sizes["particle"]) for a in _POSE]
+        ds["rotation"] = (("particle", "row", "col"), frealign_to_matrix(*angles))
+        taken |= set(_POSE)
+    if {"XShift", "YShift"} <= set(table):
+        shift = np.stack([finite(table[f"{a}Shift"], f"{a}Shift", where) for a in "XY"], axis=1)
+        ds["shift"] = (("particle", "xy"), 0.0 - shift)
+        taken |= {"XShift", "YShift"}
+    if {"Defocus1", "Defocus2"} <= set(table):
+        values = [finite(table[a], a, where) if a in table else np.zeros(ds.sizes["particle"]) for a in _DEFOCUS]
+        for name, value in ctf_variables(*values).items():
+            ds[name] = ("particle", value)
+        taken |= set(_DEFOCUS)
+    if "PhaseShift" in table:
+        ds["phase_shift"] = ("particle", np.rad2deg(finite(table["PhaseShift"], "PhaseShift", where)))
+        taken.add("PhaseShift")
+    return taken
+
+
+def _images(
+    ds: xr.Dataset, table: Mapping[str, NDArray[Any]], path: str | Path, stack: str | Path | None,
+    root: str | Path | None, images: bool, allow_outside: bool, trust_given: bool, chunk_bytes: float,
+) -> xr.Dataset:  # fmt: skip
+    where = str(path)
+    n = ds.sizes["particle"]
+    position = whole(table["PositionInStack"], "PositionInStack", where, low=1, high=(1 << 32) - 1) if (
+        "PositionInStack" in table) else np.arange(1, n + 1)  # fmt: skip
+    if stack is not None:
+        names = [str(stack)] * n
+        root = Path(stack).parent if root is None and "://" not in str(stack) else root
+        allow_outside = True  # named by the caller, not by the file
+    elif "StackFilename" in table and all(str(name) for name in table["StackFilename"]):
+        names = [str(name) for name in table["StackFilename"]]
+    else:
+        ds["x_cisTEMPositionInStack"] = ("particle", position)
+        return ds
+    numbered = [f"{i:06d}@{name}" for i, name in zip(position, names, strict=True)]
+    ds["image_name"] = ("particle", names_of(numbered, where))
+    if not images:
+        return ds
+    from cryoflow.io.images.attach import attach_images
+
+    files = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    listed = [Path(name).name if stack is not None and "://" not in name else name for name in files]
+    return attach_images(
+        ds, listed, np.array([files[name] for name in names], np.int32), position - 1, where=where, root=root,
+        allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes,
+    )  # fmt: skip
+
+
+def _table(path: str | Path, where: str) -> dict[str, NDArray[Any]]:
+    """Columns by label without ``cisTEM``, at least one row."""
+    if str(path).lower().endswith(".cistem"):
+        table = _binary(read_all(path), where)
+    else:
+        blocks = star_tables(path)
+        name = next((b for b, t in blocks.items() if any(c.startswith(_PREFIX) for c in t)), None)
+        if name is None:
+            raise FormatError(
+                where, expected="a table with _cisTEM labels", found=f"blocks {', '.join(blocks) or 'none'}"
+            )
+        frame = blocks[name]
+        table = {str(label).removeprefix(_PREFIX): frame[label].to_numpy() for label in frame}
+    if not table or not len(next(iter(table.values()))):
+        raise FormatError(where, expected="at least one row", found="none", remedy="The selection is empty.")
+    return table
+
+
+def _binary(raw: bytes, where: str) -> dict[str, NDArray[Any]]:
+    if len(raw) < 8:
+        raise FormatError(where, expected="a cisTEM file of at least 8 bytes", found=f"{len(raw)} bytes")
+    count, rows = struct.unpack_from("<2i", raw)
+    if not 0 < count <= 256 or rows < 0 or len(raw) < 8 + 9 * count:
+        raise FormatError(f"{where}, byte 0", expected="the counts of columns (1 to 256) and rows",
+                          found=f"{count} and {rows} in a file of {len(raw)} bytes")  # fmt: skip
+    labels, types = [], []
+    for i in range(count):
+        code, kind = struct.unpack_from("<qB", raw, 8 + 9 * i)
+        label = _CODES.get(code, f"Code{code}")
+        if kind not in (*_TYPES, _TEXT) or label in labels:
+            raise FormatError(
+                f"{where}, byte {8 + 9 * i}", expected=f"a new column of type {sorted([*_TYPES, _TEXT])}",
+                found=f"{label} of type {kind}", remedy="Convert the file to STAR with cisTEM.",
+            )  # fmt: skip
+        labels.append(label)
+        types.append(kind)
+    start = 8 + 9 * count
+    least = sum(4 if kind == _TEXT else int(_TYPES[kind][2]) for kind in types)
+    if _TEXT in types:
+        if rows * least > len(raw) - start:
+            raise FormatError(where, expected=f"at least {start + rows * least} bytes for {rows} rows",
+                              found=f"{len(raw)}")  # fmt: skip
+        return _binary_with_text(raw, start, rows, labels, types, where)
+    if len(raw) != start + rows * least:
+        raise FormatError(where, expected=f"{start + rows * least} bytes ({rows} rows of {least})", found=f"{len(raw)}",
+                          remedy="The file is truncated or damaged: copy it again.")  # fmt: skip
+    record = np.dtype([(label, _TYPES[kind]) for label, kind in zip(labels, types, strict=True)])
+    table = np.frombuffer(raw, record, count=rows, offset=start)
+    return {label: np.ascontiguousarray(table[label]) for label in labels}
+
+
+def _binary_with_text(
+    raw: bytes, at: int, rows: int, labels: list[str], types: list[int], where: str
+) -> dict[str, NDArray[Any]]:
+    """Rows with texts (int32 length, then so many bytes), one after the other."""
+    kinds = [
+        None if kind == _TEXT else struct.Struct(f"<{ {2: 'i', 3: 'f', 5: 'q', 6: 'd', 9: 'I'}[kind] }")
+        for kind in types
+    ]
+    columns: list[list[Any]] = [[] for _ in labels]
+    for row in range(rows):
+        for column, kind in zip(columns, kinds, strict=True):
+            size = 4 if kind is None else kind.size
+            length = struct.unpack_from("<i", raw, at)[0] if kind is None and at + 4 <= len(raw) else 0
+            if at + size > len(raw) or length < 0 or at + size + length > len(raw):
+                raise FormatError(f"{where}, row {row + 1}, byte {at}", expected="a value inside the file",
+                                  found=f"{len(raw)} bytes in all", remedy="The file is truncated.")  # fmt: skip
+            if kind is None:
+                column.append(raw[at + 4 : at + 4 + length].decode("utf-8", "surrogateescape"))
+            else:
+                column.append(kind.unpack_from(raw, at)[0])
+            at += size + length
+    if at != len(raw):
+        raise FormatError(where, expected=f"{at} bytes", found=f"{len(raw)}")
+    dtypes: list[Any] = [object if kind == _TEXT else _TYPES[kind] for kind in types]
+    return {label: np.array(c, dtype=t) for label, c, t in zip(labels, columns, dtypes, strict=True)}
+
+
+def write_cistem(ds: xr.Dataset, path: str | Path, *, images: str | Path | None = None, dtype: str = "float32") -> None:
+    """Write particles as cisTEM's STAR file, or as its binary file where the name ends in ``.cistem``.
+
+    Parameters
+    ----------
+    images : an ``.mrc`` to write the images to; without it the stacks and sections of ``image_name`` are named.
+    dtype : of the stack, float32 or float16.
+
+    A source's columns return in their order; a Dataset from elsewhere gets all that cisTEM knows and the Dataset has.
+    Binary files hold single precision.
+
+    Raises
+    ------
+    SchemaError : no pixel size.
+    ParameterError : no particles.
+    ResourceError : the disk is full; nothing half-written is left.
+    """
+    where = f"write_cistem({path})"
+    validate(ds, where, required=["pixel_size"])
+    n = ds.sizes.get("particle", 0)
+    if n == 0:
+        raise ParameterError(where, expected="at least one particle", found="none", remedy="The selection is empty.")
+    if images is not None:
+        from cryoflow.io.images.mrc import write_stack
+
+        require(ds, where, ["image"])
+        write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
+        ds = ds.assign(image_name=("particle", text(f"{i:06d}@{images}" for i in range(1, n + 1))))
+    table = _columns_of(ds, where, new_stack=images is not None)
+    with atomic(path) as partial, partial.open("wb") as file:
+        if str(path).lower().endswith(".cistem"):
+            file.write(_packed(table, n))
+        else:
+            for piece in _star(table):
+                file.write(piece)
+
+
+def _columns_of(ds: xr.Dataset, where: str, *, new_stack: bool) -> dict[str, Any]:
+    n = ds.sizes["particle"]
+    group = ds["optics_group"].values if "optics_group" in ds else np.zeros(n, np.int64)
+    pixel = ds["pixel_size"].values[group]
+    found: dict[str, Any] = {
+        str(name).removeprefix(f"x_{_PREFIX}"): array.values
+        for name, array in ds.variables.items() if str(name).startswith(f"x_{_PREFIX}") and array.dims == ("particle",)
+    }  # fmt: skip
+    found |= {label: ds[name].values[group] for label, name in _OPTICS.items() if name in ds}
+    if "beam_tilt" in ds:
+        found |= dict(zip(("BeamTiltX", "BeamTiltY"), ds["beam_tilt"].values[group].T, strict=True))
+    if "rotation" in ds:
+        found |= dict(zip(_POSE, matrix_to_frealign(ds["rotation"].values), strict=True))
+    if "shift" in ds:
+        found |= dict(zip(("XShift", "YShift"), 0.0 - ds["shift"].values.T, strict=True))
+    if "defocus_u" in ds:
+        found |= dict(zip(_DEFOCUS, (ds[v].values for v in ("defocus_u", "defocus_v", "defocus_angle")), strict=True))
+    if "phase_shift" in ds:
+        found["PhaseShift"] = np.deg2rad(ds["phase_shift"].values)
+    if "coordinate" in ds:
+        found |= dict(zip(_POSITION, (ds["coordinate"].values * pixel[:, None]).T, strict=True))
+    names = {"AssignedSubset": "half", "Best2DClass": "class_number", "OriginalImageFilename": "micrograph_name"}
+    found |= {label: ds[name].values for label, name in names.items() if name in ds}
+    if "image_name" in ds:
+        files, file, position = section_names(ds, where)
+        found["PositionInStack"] = position
+        found["StackFilename"] = np.array(files, object)[file]
+    elif "PositionInStack" not in found:
+        found["PositionInStack"] = np.arange(1, n + 1)
+    source = [label for label in ds.attrs.get("cistem_columns", ()) if label in found]
+    if not source:
+        found = {"ImageActivity": np.ones(n, np.int64), "Occupancy": np.full(n, 100.0)} | found
+    else:  # what the source had not and cisTEM does not need stays away
+        later = {"StackFilename", *_POSITION}
+        if new_stack:
+            later.remove("StackFilename")
+        found = {k: v for k, v in found.items() if k in source or k not in later}
+    order = [*source, *(label for label in _COLUMNS if label in found and label not in source)]
+    return {label: found[label] for label in [*order, *(label for label in found if label not in order)]}
+
+
+def _packed(table: Mapping[str, Any], rows: int) -> bytes:
+    kinds = {label: _COLUMNS[label][1] if label in _COLUMNS else None for label in table}
+    for label, kind in kinds.items():
+        if kind is None and label.startswith("Code") and label[4:].lstrip("-").isdigit():
+            known = {"i": _INTEGER, "u": _UNSIGNED, "f": _FLOAT}.get(np.asarray(table[label]).dtype.kind, _TEXT)
+            kinds[label] = known
+    used = {label: kind for label, kind in kinds.items() if kind is not None}
+    head = struct.pack("<2i", len(used), rows)
+    for label, kind in used.items():
+        code = 1 << _COLUMNS[label][0] if label in _COLUMNS else int(label[4:])
+        head += struct.pack("<qB", code, kind)
+    if _TEXT not in used.values():
+        record = np.empty(rows, np.dtype([(label, _TYPES[kind]) for label, kind in used.items()]))
+        for label in used:
+            record[label] = table[label]
+        return head + record.tobytes()
+    pieces = [head]
+    columns = []
+    for label, kind in used.items():
+        if kind == _TEXT:
+            words = [str(v).encode("utf-8", "surrogateescape") for v in table[label]]
+            columns.append([struct.pack("<i", len(word)) + word for word in words])
+        else:
+            flat = np.asarray(table[label]).astype(_TYPES[kind])
+            columns.append([value.tobytes() for value in flat])
+    pieces += [b"".join(row) for row in zip(*columns, strict=True)]
+    return b"".join(pieces)
+
+
+def _star(table: Mapping[str, Any]) -> Iterator[bytes]:
+    """The table as cisTEM reads it: texts in single quotes whatever they are, a blank after each label."""
+    import pandas as pd
+
+    from cryoflow.io.star.startext import ROWS, format_column
+
+    labels = "".join(f"_{_PREFIX}{label} #{i}\n" for i, label in enumerate(table, start=1))
+    yield f"# Written by cryoflow\n \ndata_\n \nloop_\n{labels}".encode()
+    n = len(next(iter(table.values())))
+    for first in range(0, n, ROWS):
+        pieces = []
+        for values in table.values():
+            part = np.asarray(values[first : first + ROWS])
+            if part.dtype.kind in "iuf":
+                pieces.append(format_column(pd.Series(part), str))
+            else:
+                words = np.array([f"'{word}'".encode("utf-8", "surrogateescape") for word in part], np.bytes_)
+                letters = words.view(np.uint8).reshape(len(words), -1)
+                pieces.append(np.where(letters == 0, np.uint8(ord(" ")), letters))
+            pieces.append(np.full((len(part), 1), ord(" "), np.uint8))
+        pieces[-1][:] = ord("\n")
+        yield np.concatenate(pieces, axis=1).tobytes()

@@ -1,0 +1,331 @@
+"""EMAN2's lists of particles (``.lst``) with their poses and CTFs.
+
+A rotation of type "eman" is Rz(phi) Rx(alt) Rz(az), of type "spider" Rz(psi) Ry(theta) Rz(phi), all passive: the 3 x 3
+part of a Transform is our matrix. Its translation (pixels) moves the projection to where the particle lies, so what
+must be added is its negative. Images count from 0. EMAN2Ctf: defocus and dfdiff (u - v) in micrometre, ampcont in
+percent. Sources: EMAN2's published documentation and source (EMAN2jsondb, e2reliontoeman, LSXFile),
+github.com/azazellochg/3DEM-conventions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.files import atomic
+from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.programs.border import (
+    ctf_variables,
+    names_of,
+    optics_variables,
+    read_text,
+    section_names,
+)
+from cryoflow.io.programs.plain_json import dump_json, json_numbers, parse_json, parse_or_keep
+from cryoflow.io.star.relion import text
+from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
+from cryoflow.schema import require, validate
+
+__all__ = [
+    "eman_to_matrix",
+    "matrix_to_eman",
+    "read_eman_list",
+    "write_eman_list",
+]
+
+_ABOUT = (
+    "# This file is in fast LST format. All lines after the next line have exactly the number of characters shown on "
+    "the next line. This MUST be preserved if editing."
+)
+_CTF_REST = {"bfactor": 200.0, "dsbg": 0.0, "background": [], "snr": []}
+
+
+def eman_to_matrix(az: Any, alt: Any, phi: Any) -> NDArray[np.float64]:
+    """Rotations (..., 3, 3) of EMAN's angles in degree: A = Rz(phi) Rx(alt) Rz(az), passive.
+
+    With Ry(t) = Rz(-90) Rx(t) Rz(90) this is RELION's rotation of (rot, tilt, psi) = (az - 90, alt, phi + 90).
+
+    >>> eman_to_matrix(0.0, 90.0, 0.0).round(6)[1] + 0.0
+    array([0., 0., 1.])
+    """
+    return np.asarray(euler_to_matrix(np.asarray(az, np.float64) - 90, alt, np.asarray(phi, np.float64) + 90))
+
+
+def matrix_to_eman(rotation: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """(az, alt, phi) in degree of rotations (..., 3, 3), az and phi in [0, 360), alt in [0, 180].
+
+    >>> [float(a) for a in matrix_to_eman(eman_to_matrix(10.0, 20.0, 300.0))]
+    [10.0, 20.0, 300.0]
+    """
+    rot, tilt, psi = np.moveaxis(np.asarray(matrix_to_euler(rotation)), -1, 0)
+    return (rot + 90).round(9) % 360 + 0.0, tilt.round(9), (psi - 90).round(9) % 360 + 0.0
+
+
+def _transforms(poses: list[Any], where: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rotations (n, 3, 3) and translations (n, 2) of Transforms: their matrices, or angles of type eman or spider."""
+    table = np.array([_twelve(pose, at) for pose, at in zip(poses, where, strict=True)]).reshape(-1, 3, 4)
+    rotation = table[:, :, :3]
+    with np.errstate(all="ignore"):
+        scale = np.cbrt(np.linalg.det(rotation))  # a Transform may hold a magnification
+        scaled = (scale > 1e-6) & (np.abs(scale - 1) > 1e-5)
+        rotation = rotation / np.where(scaled, scale, 1.0)[:, None, None]
+        off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+    bad = np.flatnonzero(~(off < 2e-3) | ~(scale > 0))
+    if len(bad):
+        raise FormatError(where[bad[0]], expected="a rotation (no mirror)", found=f"{table[bad[0], :, :3].tolist()}")
+    coarse = off > 1e-8  # six digits: the nearest rotation; more digits: as it is
+    if coarse.any():
+        u, _, vt = np.linalg.svd(rotation[coarse])
+        rotation[coarse] = u @ vt
+    return rotation, table[:, :2, 3]
+
+
+def _twelve(value: Any, where: str) -> list[float]:
+    """The matrix [R | t] of a Transform, row by row."""
+    fields = _fields(value)
+    if "matrix" in fields:
+        words = fields["matrix"]
+        if isinstance(words, str):
+            words = words.strip("[] \t").replace(",", " ").split()
+        numbers = json_numbers(words, where)
+        if len(numbers) != 12:
+            raise FormatError(where, expected="a Transform of 12 numbers", found=f"{len(numbers)}")
+        return numbers
+    kind = fields.get("type")
+    angles = {"eman": ("az", "alt", "phi"), "spider": ("phi", "theta", "psi")}.get(str(kind))
+    if angles is None:
+        raise FormatError(where, expected="a Transform: matrix, or type eman or spider", found=repr(value)[:60])
+    az, alt, phi, x, y = json_numbers([fields.get(key, 0.0) for key in (*angles, "tx", "ty")], where)
+    rotation = eman_to_matrix(az, alt, phi) if kind == "eman" else euler_to_matrix(az, alt, phi)
+    return np.concatenate([rotation, [[x], [y], [0.0]]], axis=1).ravel().tolist()
+
+
+def read_eman_list(
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    images: bool = True,
+    pixel_size: float | None = None,
+    voltage: float | None = None,
+    cs: float | None = None,
+    amplitude_contrast: float | None = None,
+    allow_outside: bool = False,
+    trust_given: bool = False,
+    chunk_bytes: float = CHUNK_BYTES,
+) -> xr.Dataset:
+    """Read a list (``#LST`` or ``#LSX``) of EMAN2 with the attributes its rows carry.
+
+    Parameters
+    ----------
+    root : folder that file names are relative to; by default the first of the list's folder and the four above it in
+        which a file is found (a project's ``sets/`` lies one below).
+    images : False reads the metadata alone.
+    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction; without them what ``ctf`` says.
+    allow_outside : accept file names that lead out of ``root``.
+    trust_given : accept a pixel size that the stacks' headers contradict.
+    chunk_bytes : size of a chunk of images, bytes of float32.
+
+    Returns
+    -------
+    Dataset with dims ``particle, (y, x,) optics``. ``xform.projection`` gives ``rotation`` and ``shift``, ``ctf`` the
+    defoci and optics, a ``class`` of 0 and 1 alone ``half``. Every attribute but the pose is kept as ``x_<key>``,
+    as numbers, or as JSON; those that only some rows have, as JSON in ``x_more``.
+
+    Raises
+    ------
+    FormatError : no list, or a damaged row (file and line are named), or no pixel size.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> lst = pathlib.Path(tempfile.mkdtemp()) / "a.lst"
+    >>> pose = '{"xform.projection":{"type":"eman","az":10,"alt":20,"phi":30,"tx":2,"ty":-1}}'
+    >>> _ = lst.write_text(f"#LST\\n0\\tp.hdf\\t{pose}\\n")
+    >>> read_eman_list(lst, images=False, pixel_size=1.5)["shift"].values.tolist()
+    [[-3.0, 1.5]]
+    """
+    where = str(path)
+    lines, section, names, attributes = _rows(read_text(path), where)
+    n = len(section)
+    ds = xr.Dataset({"particle_id": ("particle", np.arange(n, dtype=np.int64))})
+    poses = [a.pop("xform.projection", None) for a in attributes]
+    ctf = [_fields(a.get("ctf")) for a in attributes]
+    at = [f"{where}, line {line}" for line in lines]
+    columns = _ctf_columns(ds, ctf, at)
+    for a in ("apix_x", "apix"):
+        if "pixel_size" not in columns and all(isinstance(row.get(a), int | float) for row in attributes):
+            columns["pixel_size"] = np.array(json_numbers([row[a] for row in attributes], where))
+    if pixel_size is None and "pixel_size" not in columns:
+        raise FormatError(where, expected="a pixel size (ctf or apix of its rows)", found="none",
+                          remedy="Give pixel_size= in angstrom.")  # fmt: skip
+    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
+    optics_variables(ds, "particle", where, columns, given)
+    if ds.pixel_size.values.min() <= 0:
+        raise FormatError(where, expected="pixel sizes above 0", found=f"{ds.pixel_size.values.min()}")
+    if any(pose is not None for pose in poses):
+        rotation, move = _transforms(poses, at)
+        ds["rotation"] = (("particle", "row", "col"), rotation)
+        shift = -move * ds.pixel_size.values[ds.optics_group.values][:, None]
+        ds["shift"] = (("particle", "xy"), shift + 0.0)
+    _attributes(ds, attributes)
+    if "x_class" in ds and ds.x_class.dtype.kind == "i" and set(np.unique(ds.x_class)) <= {0, 1}:
+        ds["half"] = ("particle", ds.x_class.values.astype(np.int32) + 1)
+        ds = ds.drop_vars("x_class")
+    ds["image_name"] = (
+        "particle",
+        names_of([f"{i + 1:06d}@{name}" for i, name in zip(section, names, strict=True)], where),
+    )
+    if images:
+        from cryoflow.io.images.attach import attach_images
+
+        files = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        ds = attach_images(
+            ds, list(files), [files[name] for name in names], section, where=where, root=root,
+            allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes,
+        )  # fmt: skip
+    return validate(ds, where)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(data: str, where: str) -> tuple[list[int], NDArray[np.int64], list[str], list[dict[str, Any]]]:
+    """Line numbers, sections from 0, files and attributes."""
+    if data[:4] not in ("#LST", "#LSX"):
+        raise FormatError(f"{where}, line 1", expected="#LST or #LSX", found=repr(data[:20]))
+    lines, section, names, attributes = [], [], [], []
+    for number, line in enumerate(data.split("\n"), start=1):
+        if line.startswith("#") or not line.strip():
+            continue
+        words = line.rstrip().split("\t", 2)
+        words = words if len(words) > 1 else line.split(None, 2)
+        at = f"{where}, line {number}"
+        if len(words) < 2 or not (words[0].isascii() and words[0].strip().isdigit()) or len(words[0]) > 12:
+            raise FormatError(at, expected="an image number (from 0) and a file", found=repr(line[:60]))
+        if int(words[0]) >= 1 << 31:
+            raise FormatError(at, expected="an image number below 2^31", found=words[0])
+        lines.append(number)
+        section.append(int(words[0]))
+        names.append(words[1].strip())
+        rest = words[2].strip() if len(words) > 2 else ""
+        fields = parse_json(rest, at) if rest.startswith("{") else ({"comment": rest} if rest else {})
+        attributes.append(fields)
+    if not section:
+        raise FormatError(where, expected="at least one row", found="none", remedy="The selection is empty.")
+    return lines, np.array(section, np.int64), names, attributes
+
+
+def _ctf_columns(ds: xr.Dataset, ctf: list[dict[str, Any]], where: list[str]) -> dict[str, NDArray[np.float64]]:
+    """Defoci into ``ds``, and the columns of the optics, where every row has a CTF."""
+    needed = ("defocus", "voltage", "cs", "ampcont", "apix")
+    if not all(set(needed) <= set(row) for row in ctf):
+        return {}
+    keys = (*needed, "dfdiff", "dfang")
+    table = np.array([json_numbers([row.get(k, 0.0) for k in keys], at) for row, at in zip(ctf, where, strict=True)])
+    defocus, voltage, cs, ampcont, apix, difference, angle = table.T
+    for name, value in ctf_variables(1e4 * (defocus + difference / 2), 1e4 * (defocus - difference / 2), angle).items():
+        ds[name] = ("particle", value)
+    return {"pixel_size": apix, "voltage": voltage, "cs": cs, "amplitude_contrast": ampcont / 100}
+
+
+def _attributes(ds: xr.Dataset, attributes: list[dict[str, Any]]) -> None:
+    """Keys that every row has as ``x_<key>``, integers, numbers or JSON; what only some have as JSON in ``x_more``."""
+    common = [key for key in attributes[0] if key != "more" and all(key in row for row in attributes)]
+    for key in common:
+        values = [row.pop(key) for row in attributes]
+        kinds = {type(v) for v in values}
+        if kinds == {int} and all(abs(v) < 1 << 62 for v in values):
+            column: Any = np.array(values, np.int64)
+        elif kinds <= {int, float} and all(abs(v) < 1e300 for v in values):
+            column = np.array(values, np.float64)
+        else:
+            column = text(dump_json(value) for value in values)
+        ds[f"x_{key}"] = ("particle", column)
+    if any(attributes):
+        ds["x_more"] = ("particle", text(dump_json(row) if row else "" for row in attributes))
+
+
+def write_eman_list(
+    ds: xr.Dataset, path: str | Path, *, images: str | Path | None = None, dtype: str = "float32"
+) -> None:
+    """Write particles as a list (``#LSX``) of EMAN2, with their poses, CTFs, half-sets and ``x_`` attributes.
+
+    Parameters
+    ----------
+    images : an ``.mrcs`` to write the images to, which EMAN2 reads; without it the rows name the files of
+        ``image_name``.
+    dtype : of the stack, float32 or float16.
+
+    Raises
+    ------
+    SchemaError : no pixel size.
+    FormatError : neither ``images`` nor image names.
+    ParameterError : no particles.
+    ResourceError : the disk is full; nothing half-written is left.
+    """
+    where = f"write_eman_list({path})"
+    validate(ds, where, required=["pixel_size"])
+    n = ds.sizes.get("particle", 0)
+    if n == 0:
+        raise ParameterError(where, expected="at least one particle", found="none", remedy="The selection is empty.")
+    if images is not None:
+        from cryoflow.io.images.mrc import write_stack
+
+        require(ds, where, ["image"])
+        write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
+        ds = ds.assign(image_name=("particle", text(f"{i:06d}@{images}" for i in range(1, n + 1))))
+    files, file, section = section_names(ds, where)
+    rows = [f"{s - 1}\t{files[f]}\t{dump_json(a)}" for s, f, a in zip(section, file, _row_attributes(ds), strict=True)]
+    lines = [row.encode("utf-8", "surrogateescape") for row in rows]
+    width = max(map(len, lines)) + 1
+    with atomic(path) as partial, partial.open("wb") as out:
+        out.write(f"#LSX\n{_ABOUT}\n# {width}\n".encode())
+        out.writelines(line.ljust(width - 1) + b"\n" for line in lines)
+
+
+def _row_attributes(ds: xr.Dataset) -> list[dict[str, Any]]:
+    n = ds.sizes["particle"]
+    rows: list[dict[str, Any]] = [{} for _ in range(n)]
+    for name, array in ds.variables.items():
+        key = str(name)
+        if not key.startswith("x_") or array.dims != ("particle",) or key.startswith("x_optics_"):
+            continue
+        values = array.values
+        number = values.dtype.kind in "iufb"
+        for row, value in zip(rows, values.tolist() if number else map(str, values), strict=True):
+            if number:
+                row[key[2:]] = value
+            elif value:
+                parsed = parse_or_keep(value)
+                row.update(parsed if key == "x_more" and isinstance(parsed, dict) else {key[2:]: parsed})
+    group = ds["optics_group"].values if "optics_group" in ds else np.zeros(n, np.int64)
+    if "rotation" in ds:
+        shift = ds["shift"].values if "shift" in ds else np.zeros((n, 2))
+        move = -shift / ds["pixel_size"].values[group][:, None] + 0.0
+        matrix = np.concatenate([ds["rotation"].values, np.zeros((n, 3, 1))], axis=2)
+        matrix[:, :2, 3] = move
+        for row, flat in zip(rows, matrix.reshape(n, 12), strict=True):
+            numbers = ",".join(f"{v:.9g}" for v in flat + 0.0)
+            row["xform.projection"] = {"__class__": "Transform", "matrix": f"[{numbers}]"}
+    if "defocus_u" in ds and {"voltage", "cs", "amplitude_contrast"} <= set(ds.variables):
+        u, v, angle = (ds[name].values for name in ("defocus_u", "defocus_v", "defocus_angle"))
+        optics = {key: ds[name].values[group].tolist() for key, name in
+                  (("voltage", "voltage"), ("cs", "cs"), ("apix", "pixel_size"))}  # fmt: skip
+        ampcont = (100 * ds["amplitude_contrast"].values[group]).round(9).tolist()
+        for i, row in enumerate(rows):
+            row["ctf"] = _CTF_REST | _fields(row.get("ctf")) | {
+                "__class__": "EMAN2Ctf", "defocus": round((u[i] + v[i]) / 2e4, 10), "ampcont": ampcont[i],
+                "dfdiff": round((u[i] - v[i]) / 1e4, 10), "dfang": float(angle[i]),
+                **{key: values[i] for key, values in optics.items()},
+            }  # fmt: skip
+    if "half" in ds:
+        for row, half in zip(rows, ds["half"].values.tolist(), strict=True):
+            if half in (1, 2):
+                row["class"] = half - 1
+    return rows

@@ -1,0 +1,385 @@
+"""Parameter files of Frealign (``.par``), version 9 and before, and of cisTEM's first versions, and their stacks.
+
+A row is a particle: number, PSI, THETA, PHI, SHX, SHY, MAG, FILM, DF1, DF2, ANGAST and scores; ``C`` starts a comment.
+PSI, THETA, PHI are RELION's psi, tilt, rot: the rows of Frealign's matrix are those of ours. An image is multiplied by
+exp(+i (SHX x + SHY y)) to centre it, so what must be added is (-SHX, -SHY). Shifts are pixels before version 9 and
+angstrom since; the phase shift of the 17-column layout is in radian. Sources: Frealign's README (2015) and published
+source (card10, presb); cisTEM's export to RELION, which writes (phi, theta, psi) and minus the shifts.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cryoflow.errors import FormatError, ParameterError
+from cryoflow.io.files import atomic
+from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.programs.border import (
+    ctf_variables,
+    number_rows,
+    optics_variables,
+    read_text,
+    row_numbers,
+    section_names,
+    whole,
+)  # fmt: skip
+from cryoflow.io.star.relion import text
+from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
+from cryoflow.schema import require, validate
+
+__all__ = ["frealign_to_matrix", "matrix_to_frealign", "read_frealign", "write_frealign"]
+
+Layout = Literal["old", "v9", "x"]
+
+_FIRST = ("PSI", "THETA", "PHI", "SHX", "SHY", "MAG", "FILM", "DF1", "DF2", "ANGAST")
+_V9 = (*_FIRST, "OCC", "LOGP", "SIGMA", "SCORE", "CHANGE")
+_BY_COUNT = {
+    11: (*_FIRST,), 12: (*_FIRST, "PRESA"), 13: (*_FIRST, "PRESA", "DPRES"), 15: _V9[:-1], 16: _V9,
+    17: (*_FIRST, "PSHIFT", *_V9[len(_FIRST) :]),
+}  # fmt: skip
+_LAYOUTS: dict[str, tuple[str, ...]] = {"old": _BY_COUNT[12], "v9": _V9, "x": _BY_COUNT[17]}
+_OLD_WIDTHS = (7, 8, 8, 8, 8, 8, 8, 6, 9, 9, 8, 7, 7)
+_OLD_DECIMALS = (0, 3, 3, 3, 3, 3, 0, 0, 1, 1, 2, 2, 2)
+_INTEGERS = ("N", "MAG", "FILM", "LOGP")  # read as such by version 9
+# width and decimals of version 9, whose reader splits lines at blanks; more decimals are written where a value has them
+_STYLE = {
+    "PSI": (8, 2), "THETA": (8, 2), "PHI": (8, 2), "SHX": (10, 2), "SHY": (10, 2), "MAG": (8, 0), "FILM": (6, 0),
+    "DF1": (9, 1), "DF2": (9, 1), "ANGAST": (8, 2), "PSHIFT": (8, 2), "OCC": (8, 2), "LOGP": (10, 0),
+    "SIGMA": (11, 4), "SCORE": (8, 2), "CHANGE": (8, 2), "PRESA": (7, 2), "DPRES": (7, 2),
+}  # fmt: skip
+# what cisTEM's header lines say, "C  Pixel size of images (A):  1.5"
+_SAID = {
+    "Input particle images": "stack", "Beam energy (keV)": "voltage", "Spherical aberration (mm)": "cs",
+    "Amplitude contrast": "amplitude_contrast", "Pixel size of images (A)": "pixel_size",
+}  # fmt: skip
+
+
+def frealign_to_matrix(psi: Any, theta: Any, phi: Any) -> NDArray[np.float64]:
+    """Rotations (..., 3, 3) of Frealign's and cisTEM's angles in degree: A = Rz(psi) Ry(theta) Rz(phi), passive.
+
+    >>> frealign_to_matrix(90.0, 0.0, 0.0).round(6)[0] + 0.0
+    array([0., 1., 0.])
+    """
+    return np.asarray(euler_to_matrix(phi, theta, psi))
+
+
+def matrix_to_frealign(rotation: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """(psi, theta, phi) in degree of rotations (..., 3, 3), psi and phi in [0, 360), theta in [0, 180].
+
+    >>> [float(a) for a in matrix_to_frealign(frealign_to_matrix(275.0, 60.0, 350.0))]
+    [275.0, 60.0, 350.0]
+    """
+    phi, theta, psi = np.moveaxis(np.asarray(matrix_to_euler(rotation)), -1, 0).round(9)
+    return psi % 360 + 0.0, theta, phi % 360 + 0.0
+
+
+def read_frealign(
+    path: str | Path,
+    *,
+    stack: str | Path | None = None,
+    images: bool = True,
+    pixel_size: float | None = None,
+    detector_pixel: float | None = None,
+    voltage: float | None = None,
+    cs: float | None = None,
+    amplitude_contrast: float | None = None,
+    shift_unit: Literal["pixel", "angstrom"] | None = None,
+    trust_given: bool = False,
+    chunk_bytes: float = CHUNK_BYTES,
+) -> xr.Dataset:
+    """Read a Frealign parameter file and, if there is one, its stack.
+
+    Parameters
+    ----------
+    stack : the particle stack (``.mrc``, ``.stk``, ...); by default the one a header line names, or a file beside the
+        parameter file with its name. Without any, the metadata alone are read.
+    images : False reads the metadata alone.
+    pixel_size : angstrom. Without it: 1e4 * ``detector_pixel`` (micrometre) / MAG, or what a header line says.
+    voltage, cs, amplitude_contrast : kV, mm and a fraction; the format holds none of them.
+    shift_unit : by default angstrom for files of version 9 (15 columns and more), pixels for older ones.
+    trust_given : accept a pixel size that the stack's header contradicts.
+    chunk_bytes : size of a chunk of images, bytes of float32.
+
+    Returns
+    -------
+    Dataset with dims ``particle, (y, x,) optics``; MAG, FILM, OCC, LOGP, SIGMA, SCORE, CHANGE, PRESA are kept as
+    ``x_MAG`` ..., and ``group`` numbers the films. With ``detector_pixel``, each magnification is an optics group.
+
+    Raises
+    ------
+    FormatError : no rows, a row of another layout, a value that is no number, or no pixel size.
+    ParameterError : the stack's header contradicts the pixel size.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> par = pathlib.Path(tempfile.mkdtemp()) / "p.par"
+    >>> row = "1  50. 78.6 236. -5. 2. 50000. 1 39671.6 35222.2 80.79 0.29"
+    >>> _ = par.write_text("C  PSI THETA PHI SHX SHY MAG FILM DF1 DF2 ANGAST PRESA\\n" + row + "\\n")
+    >>> read_frealign(par, pixel_size=2.0)["shift"].values.tolist()
+    [[10.0, -4.0]]
+    """
+    where = str(path)
+    head, tail, names, values = _parse(read_text(path), where)
+    column = dict(zip(("N", *names), values.T, strict=True))
+    said = _said(head)
+    ds = xr.Dataset(attrs={"par_head": head, "par_tail": tail, "par_columns": list(names)})
+    ds["rotation"] = (
+        ("particle", "row", "col"), frealign_to_matrix(column["PSI"], column["THETA"], column["PHI"]),
+    )  # fmt: skip
+    defaults: dict[str, float | None] = {n: said.get(n) for n in ("pixel_size", "voltage", "cs", "amplitude_contrast")}
+    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
+    columns: dict[str, Any] = {}
+    if pixel_size is None and detector_pixel is not None:
+        if not np.isfinite(detector_pixel) or detector_pixel <= 0:
+            raise ParameterError(where, expected="detector_pixel above 0 (micrometre)", found=f"{detector_pixel}")
+        if (column["MAG"] == 0).any():
+            raise FormatError(where, expected="magnifications other than 0", found="0", remedy="Give pixel_size=.")
+        columns["pixel_size"] = 1e4 * detector_pixel / np.abs(column["MAG"])
+        defaults["pixel_size"] = None
+    elif pixel_size is None and defaults["pixel_size"] is None:
+        raise FormatError(where, expected="a pixel size", found="none in this format",
+                          remedy="Give pixel_size= in angstrom, or detector_pixel= in micrometre.")  # fmt: skip
+    optics_variables(
+        ds, "particle", where, columns, {n: defaults[n] if value is None else value for n, value in given.items()}
+    )
+    unit = shift_unit or ("angstrom" if "OCC" in column else "pixel")
+    if unit not in ("pixel", "angstrom"):
+        raise ParameterError(where, expected="shift_unit 'pixel' or 'angstrom'", found=repr(unit))
+    scale = ds.pixel_size.values[ds.optics_group.values] if unit == "pixel" else np.ones(len(values))
+    shift = -np.stack([column["SHX"], column["SHY"]], axis=1) * scale[:, None]
+    ds["shift"] = (("particle", "xy"), shift + 0.0)
+    ds.attrs["par_shift_unit"] = unit
+    for name, value in ctf_variables(column["DF1"], column["DF2"], column["ANGAST"]).items():
+        ds[name] = ("particle", value)
+    if "PSHIFT" in column:
+        ds["phase_shift"] = ("particle", np.rad2deg(column["PSHIFT"]))
+    film = whole(column["FILM"], "FILM", where)
+    ds["group"] = ("particle", np.unique(film, return_inverse=True)[1].astype(np.int32) + 1)
+    for name in names:
+        if name in ("MAG", "FILM") or name not in (*_FIRST, "PSHIFT"):
+            ds[f"x_{name}"] = ("particle", film if name == "FILM" else column[name])
+    number = np.abs(whole(column["N"], "the particle number", where))  # a negative number once began a data set
+    if number.min() < 1:
+        raise FormatError(where, expected="particle numbers from 1", found="0")
+    ds["particle_id"] = ("particle", np.arange(len(values), dtype=np.int64))
+    return _with_stack(
+        ds, path, number, stack or said.get("stack"), stack is not None, images, trust_given, chunk_bytes
+    )
+
+
+def _parse(data: str, where: str) -> tuple[list[str], list[str], tuple[str, ...], NDArray[np.float64]]:
+    """Comments before and after the first row, names of the columns but the number, and the values."""
+    head: list[str] = []
+    tail: list[str] = []
+    rows: list[tuple[int, str]] = []
+    named: list[str] = []
+    for number, line in enumerate(data.split("\n"), start=1):
+        if line[:1] in ("C", "c"):
+            (tail if rows else head).append(line)
+            if not rows and "PSI" in line.upper() and "DF1" in line.upper():
+                named = line[1:].upper().split()
+        elif line.strip():
+            rows.append((number, line))
+    if not rows:
+        raise FormatError(where, expected="a Frealign parameter file with at least one row", found="none")
+    try:
+        values = number_rows(rows, where)
+    except FormatError:
+        if max(len(line.rstrip()) for _, line in rows) > sum(_OLD_WIDTHS):
+            raise
+        values = _fixed_widths(rows, where)
+    count = values.shape[1]
+    names = _BY_COUNT.get(count)
+    if named[:5] == list(_FIRST[:5]) and len(named) == count - 1:
+        names = tuple({"INCLUDE": "FILM", "PRES": "PRESA", "DPHI": "DPRES"}.get(n, n) for n in named)
+    if names is None or len(set(names)) < len(names) or not set(_FIRST) <= set(names):
+        raise FormatError(
+            f"{where}, line {rows[0][0]}", expected="12 or 13 (before version 9), 15, 16 or 17 values", found=f"{count}"
+        )
+    return head, tail, names, values
+
+
+def _fixed_widths(rows: list[tuple[int, str]], where: str) -> NDArray[np.float64]:
+    """Rows of the old layout, whose columns may touch: I7, 5F8, F8, I6, 2F9, F8, F7 (, F7)."""
+    edges = np.cumsum((0, *_OLD_WIDTHS))
+    table = []
+    for number, line in rows:
+        used = len(line.rstrip())
+        count = 13 if used > edges[12] else 12
+        at = f"{where}, line {number}"
+        if used <= edges[11] or used > edges[count]:
+            row_numbers(line.split(), at)  # names the word that is no number
+            raise FormatError(at, expected="12, 13, 15, 16 or 17 values", found=f"{len(line.split())}",
+                              remedy="The file is truncated or damaged there.")  # fmt: skip
+        words = [line[a:b].strip() or "0" for a, b in pairwise(edges[: count + 1])]
+        table.append(row_numbers(words, at))
+        if len(table[-1]) != len(table[0]):
+            raise FormatError(at, expected=f"{len(table[0])} columns, as before", found=f"{count}")
+    return np.array(table)
+
+
+def _said(head: list[str]) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for line in head:
+        label, colon, value = line[1:].partition(":")
+        name = _SAID.get(label.strip())
+        if not colon or name is None or not value.strip():
+            continue
+        if name == "stack":
+            said[name] = value.strip()
+        else:
+            try:
+                number = float(value)
+            except ValueError:
+                continue
+            if np.isfinite(number) and (number > 0 or (number == 0 and name in ("cs", "amplitude_contrast"))):
+                said[name] = number
+    return said
+
+
+def _with_stack(
+    ds: xr.Dataset, path: str | Path, number: NDArray[Any], stack: Any, explicit: bool, images: bool, trust: bool,
+    chunk_bytes: float,
+) -> xr.Dataset:  # fmt: skip
+    from cryoflow.io.images.attach import attach_images
+    from cryoflow.io.sources.address import folder_of
+    from cryoflow.io.sources.source import is_remote
+
+    where = str(path)
+    if stack is None and not is_remote(path):
+        beside = (Path(path).with_suffix(s) for s in (".stk", ".mrcs", ".mrc", ".st", ".img", ".spi"))
+        stack = next((p for p in beside if p.is_file()), None)
+        explicit = stack is not None
+    if stack is not None:
+        folder = folder_of(stack) if explicit else folder_of(path)
+        name = str(stack).rstrip("/").rpartition("/")[2] if explicit else str(stack)
+        ds["image_name"] = ("particle", text(f"{i:06d}@{stack}" for i in number))
+        if images:
+            rows = len(number)
+            ds = attach_images(
+                ds, [name], np.zeros(rows, np.int32), number - 1, where=where, root=folder if explicit else None,
+                base=folder, trust_given=trust, chunk_bytes=chunk_bytes,
+            )  # fmt: skip
+    return validate(ds, where)
+
+
+def write_frealign(
+    ds: xr.Dataset,
+    path: str | Path,
+    *,
+    layout: Layout | None = None,
+    images: str | Path | None = None,
+    detector_pixel: float | None = None,
+    dtype: str = "float32",
+) -> None:
+    """Write particles as a Frealign parameter file.
+
+    Parameters
+    ----------
+    layout : "v9" (16 columns, shifts in angstrom), "x" (17 columns with the phase shift, as cisTEM's first versions
+        wrote), or "old" (12 columns, shifts in pixels, fixed widths). By default the source's, else "v9".
+    images : a stack to write the images to; particles are then numbered from 1. Without it, all ``image_name`` must
+        lie in one stack, whose section numbers are kept.
+    detector_pixel : micrometre; MAG is then 1e4 * detector_pixel / pixel_size. Without it MAG is the source's, else
+        10000, for which Frealign's DSTEP is the pixel size.
+    dtype : of the stack, float32 or float16.
+
+    More decimals than Frealign's are written where values have them (its version 9 splits lines at blanks); the old
+    layout has fixed widths: 0.001 degree and pixel, 0.1 angstrom of defocus.
+
+    Raises
+    ------
+    SchemaError : no pose or no pixel size.
+    ParameterError : no particles, image names in several stacks, or a value too large for a fixed width.
+    ResourceError : the disk is full; nothing half-written is left.
+    """
+    where = f"write_frealign({path})"
+    validate(ds, where, required=["rotation", "pixel_size"])
+    if not ds.sizes.get("particle"):
+        raise ParameterError(where, expected="at least one particle", found="none", remedy="The selection is empty.")
+    n = ds.sizes["particle"]
+    source = tuple(ds.attrs.get("par_columns", ()))
+    names = _LAYOUTS[layout] if layout else (source or _LAYOUTS["v9"])
+    in_pixels = ds.attrs.get("par_shift_unit") == "pixel" if layout is None and source else layout == "old"
+    if images is not None:
+        from cryoflow.io.images.mrc import write_stack
+
+        require(ds, where, ["image"])
+        write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
+        number: NDArray[Any] = np.arange(1, n + 1)
+    elif "image_name" in ds:
+        files, _, number = section_names(ds, where)
+        if len(files) > 1:
+            raise ParameterError(where, expected="particles of one stack", found=f"{len(files)} stacks",
+                                 remedy="Give images= to write them into one.")  # fmt: skip
+    else:
+        number = np.arange(1, n + 1)
+    columns = {"N": number.astype(np.float64)} | _columns(ds, names, detector_pixel, in_pixels)
+    lines = _fixed(columns, where) if "OCC" not in names else _free(columns)
+    head = ds.attrs.get("par_head") if names == source else None
+    head = head or ["C           " + " ".join(f"{name:>7}" for name in names)]
+    with atomic(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        file.writelines(
+            line + "\n" for line in (*head, *lines, *(ds.attrs.get("par_tail", ()) if names == source else ()))
+        )
+
+
+def _columns(
+    ds: xr.Dataset, names: tuple[str, ...], detector_pixel: float | None, in_pixels: bool
+) -> dict[str, NDArray[np.float64]]:
+    n = ds.sizes["particle"]
+    group = ds["optics_group"].values if "optics_group" in ds else np.zeros(n, np.int64)
+    pixel = ds["pixel_size"].values[group]
+    zeros = np.zeros(n)
+
+    def column(name: str, default: Any) -> Any:
+        return ds[name].values if name in ds else np.broadcast_to(default, (n,))
+
+    psi, theta, phi = matrix_to_frealign(ds["rotation"].values)
+    shift = -ds["shift"].values / (pixel[:, None] if in_pixels else 1.0) if "shift" in ds else np.zeros((n, 2))
+    u = column("defocus_u", 0.0)
+    out = {
+        "PSI": psi, "THETA": theta, "PHI": phi, "SHX": shift[:, 0] + 0.0, "SHY": shift[:, 1] + 0.0,
+        "MAG": 1e4 * detector_pixel / pixel if detector_pixel else column("x_MAG", 1e4),
+        "FILM": column("x_FILM", column("group", 1.0)), "DF1": u, "DF2": column("defocus_v", u),
+        "ANGAST": column("defocus_angle", 0.0), "PSHIFT": np.deg2rad(column("phase_shift", 0.0)),
+        "OCC": column("x_OCC", 100.0), "SIGMA": column("x_SIGMA", 1.0),
+    }  # fmt: skip
+    return {name: np.asarray(out.get(name, column(f"x_{name}", zeros)), np.float64) for name in names}
+
+
+def _decimals(values: NDArray[np.float64], least: int) -> int:
+    return next((d for d in range(least, 6) if np.all(np.abs(values.round(d) - values) < 5e-7)), 6)
+
+
+def _free(columns: dict[str, NDArray[np.float64]]) -> list[str]:
+    """Lines split at blanks: version 9's widths, wider where a value needs it."""
+    formats = []
+    for name, values in columns.items():
+        width, least = _STYLE.get(name, (8, 2)) if name != "N" else (7, 0)
+        decimals = 0 if name in _INTEGERS else _decimals(values, least)
+        longest = max(len(f"{v:.{decimals}f}") for v in (values.min(), values.max()))
+        formats.append(f"%{max(width, longest + 1)}.{decimals}f")
+    line = "".join(formats)
+    return [line % row for row in zip(*columns.values(), strict=True)]
+
+
+def _fixed(columns: dict[str, NDArray[np.float64]], where: str) -> list[str]:
+    """Lines of fixed columns, as the reader of the versions before 9 wants them."""
+    out: list[str] = []
+    formats = [f"%{w - 1}.0f." if name == "MAG" else f"%{w}.{d}f"
+               for w, d, name in zip(_OLD_WIDTHS, _OLD_DECIMALS, columns, strict=False)]  # fmt: skip
+    for i, row in enumerate(zip(*columns.values(), strict=True), start=1):
+        words = [form % value for form, value in zip(formats, row, strict=True)]
+        if any(len(word) > width for word, width in zip(words, _OLD_WIDTHS, strict=False)):
+            raise ParameterError(f"{where}, row {i}", expected="values that fit the fixed widths of the old layout",
+                                 found=" ".join(words), remedy="Use layout='v9'.")  # fmt: skip
+        out.append("".join(words))
+    return out

@@ -1,0 +1,182 @@
+"""The block cache of remote files: blocks of 128 KiB in memory, the latest used stay, and in a folder if one is given.
+
+``CRYOFLOW_CACHE`` names the folder (none by default), ``CRYOFLOW_CACHE_MB`` the megabytes in memory (256).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zlib
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from cryoflow.io.sources.source import Source
+from cryoflow.io.sources.threads import concurrently
+
+__all__ = ["BLOCK", "HEAD", "Remote", "forget", "keep_head", "read_blocks"]
+
+BLOCK = 1 << 17
+HEAD = 4096  # what opening a file brings along: enough for its header
+_RUN = 32  # blocks of one request: 4 MiB, a few seconds of a slow connection
+_HEAD_BLOCK = -1
+_LARGE = 1 << 24  # bytes of a read that would push everything else out of memory: its edges alone are kept there
+
+
+class Remote(Source, Protocol):
+    """A source whose bytes are worth keeping."""
+
+    def fetch(self, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` from where the file lies."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether ``token`` tells contents apart for good, so that blocks may outlive the process."""
+
+
+class _Memory:
+    """Blocks by (token, number), bounded in bytes, the latest used last."""
+
+    def __init__(self) -> None:
+        self.blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self.bytes = 0
+        self.lock = threading.Lock()
+
+    def get(self, key: tuple[str, int]) -> bytes | None:
+        with self.lock:
+            data = self.blocks.get(key)
+            if data is not None:
+                self.blocks.move_to_end(key)
+            return data
+
+    def put(self, key: tuple[str, int], data: bytes) -> None:
+        limit = _megabytes() * 1_000_000
+        with self.lock:
+            self.bytes += len(data) - len(self.blocks.pop(key, b""))
+            self.blocks[key] = data
+            while self.bytes > limit and self.blocks:
+                self.bytes -= len(self.blocks.popitem(last=False)[1])
+
+
+_memory = _Memory()
+
+
+def _megabytes() -> float:
+    try:
+        return max(0.0, float(os.environ.get("CRYOFLOW_CACHE_MB", 256)))
+    except ValueError:
+        return 256.0
+
+
+def forget() -> None:
+    """Empty the cache in memory; the folder stays."""
+    global _memory
+    _memory = _Memory()
+
+
+def keep_head(source: Remote, data: bytes) -> None:
+    """Keep the first bytes of a file, which came with its opening (all of them, if its server sends no parts)."""
+    _keep(source, _HEAD_BLOCK, data[:HEAD])
+    if len(data) > HEAD:
+        for number, begin in enumerate(range(0, len(data), BLOCK)):
+            _keep(source, number, data[begin : begin + BLOCK])
+
+
+def read_blocks(source: Remote, start: int, out: memoryview) -> None:
+    """Fill ``out`` with the bytes from ``start``: known blocks from the cache, the others by a few requests at once."""
+    stop = start + len(out)
+    if stop <= HEAD and (head := _known(source, _HEAD_BLOCK)) is not None and len(head) >= stop:
+        out[:] = head[start:stop]
+        return
+    missing = []
+    for number in range(start // BLOCK, -(-stop // BLOCK)):
+        data = _known(source, number)
+        if data is None:
+            missing.append(number)
+        else:
+            _copy(data, number * BLOCK, start, out)
+
+    def fetch(run: range) -> None:
+        begin = run.start * BLOCK
+        data = source.fetch(begin, min(run.stop * BLOCK, source.size))
+        _copy(data, begin, start, out)
+        for number in run:
+            inner = len(out) > _LARGE and number * BLOCK > start and (number + 1) * BLOCK < stop
+            _keep(source, number, data[number * BLOCK - begin : (number + 1) * BLOCK - begin], in_memory=not inner)
+
+    concurrently(fetch, _runs(missing))
+
+
+def _runs(numbers: list[int]) -> list[range]:
+    runs: list[range] = []
+    for number in numbers:
+        if runs and runs[-1].stop == number and len(runs[-1]) < _RUN:
+            runs[-1] = range(runs[-1].start, number + 1)
+        else:
+            runs.append(range(number, number + 1))
+    return runs
+
+
+def _copy(data: bytes, begin: int, start: int, out: memoryview) -> None:
+    """Copy what ``data``, from byte ``begin`` of the file, shares with ``out``, from byte ``start``."""
+    low, high = max(begin, start), min(begin + len(data), start + len(out))
+    if low < high:
+        out[low - start : high - start] = memoryview(data)[low - begin : high - begin]
+
+
+def _known(source: Remote, number: int) -> bytes | None:
+    key = (source.token(), number)
+    data = _memory.get(key)
+    if data is None and number != _HEAD_BLOCK and (file := _file(source, number)) is not None:
+        data = _load(file, min(BLOCK, source.size - number * BLOCK))
+        if data is not None:
+            _memory.put(key, data)
+    return data
+
+
+def _keep(source: Remote, number: int, data: bytes, *, in_memory: bool = True) -> None:
+    if in_memory:
+        _memory.put((source.token(), number), data)
+    if number != _HEAD_BLOCK and (file := _file(source, number)) is not None:
+        _store(file, data)
+
+
+def _file(source: Remote, number: int) -> Path | None:
+    """The block's file in the cache folder; none where there is no folder, or no way to tell contents apart later."""
+    folder = os.environ.get("CRYOFLOW_CACHE")
+    if not folder or not source.lasting:
+        return None
+    name = hashlib.sha256(source.token().encode()).hexdigest()[:40]
+    return Path(folder) / "blocks" / name[:2] / name / str(number)
+
+
+def _load(file: Path, size: int) -> bytes | None:
+    """A block from its file, if it is whole: its last four bytes are its checksum."""
+    try:
+        raw = file.read_bytes()
+    except OSError:
+        return None
+    data, checksum = raw[:-4], raw[-4:]
+    return data if len(data) == size and zlib.crc32(data).to_bytes(4, "little") == checksum else None
+
+
+def _store(file: Path, data: bytes) -> None:
+    """Write a block whole or not at all; a full disk costs the cache and nothing else."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
+        partial.replace(file)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _after_fork() -> None:
+    forget()  # another thread may have held the lock
+
+
+os.register_at_fork(after_in_child=_after_fork)

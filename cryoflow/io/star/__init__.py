@@ -1,0 +1,1 @@
+"""STAR files, and the tables of RELION and Xmipp in them."""
