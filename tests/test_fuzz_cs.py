@@ -51,7 +51,8 @@ def seeds(folder: Path) -> list[bytes]:
 
 def whole(tmp_path: Path, cases: int, seed: int) -> None:
     """Any byte of the file changes: headers above all."""
-    report = fuzz(on_file(read, ".cs", tmp_path), seeds(tmp_path), cases, seed=seed, words=WORDS, cover=("io/cryosparc/cs",))
+    target = on_file(read, ".cs", tmp_path)
+    report = fuzz(target, seeds(tmp_path), cases, seed=seed, words=WORDS, cover=("io/cryosparc/cs",))
     assert report.refused > cases // 4
 
 
@@ -80,5 +81,6 @@ def test_ten_thousand_mutated_tables(tmp_path: Path, part: Callable[[Path, int, 
 
 def test_mutated_groups(tmp_path: Path) -> None:
     write_cs(tmp_path / "p.cs", table(3))
-    report = fuzz(on_file(read, ".csg", tmp_path), [GROUP], 60, seed=3, words=GROUP_WORDS, cover=("io/cryosparc/csg",))
+    target = on_file(read, ".csg", tmp_path)
+    report = fuzz(target, [GROUP], 60, seed=3, words=GROUP_WORDS, cover=("io/cryosparc/csg",))
     assert report.refused > 10

@@ -115,7 +115,8 @@ def test_spider(cases: int, tmp_path: Path) -> None:
         read_spider_header(path)
         all_of(open_spider, path)
 
-    told(fuzz(on_file(read, ".spi", tmp_path), seeds, cases, seed=4, cover=["io/images/spider", "io/images/raw"]), cases)
+    target = on_file(read, ".spi", tmp_path)
+    told(fuzz(target, seeds, cases, seed=4, cover=["io/images/spider", "io/images/raw"]), cases)
 
 
 @pytest.mark.parametrize("cases", FEW)

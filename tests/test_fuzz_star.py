@@ -123,7 +123,8 @@ def test_mutated_files(
     read = on_file(target, ".star", tmp_path)
     for seed in seeds:
         read(seed)  # whole files are read: what is refused below is refused for its damage
-    report = fuzz(read, seeds, count, seed=count, words=WORDS, cover=("io/star/star", "io/star/relion", "io/star/xmipp"))
+    cover = ("io/star/star", "io/star/relion", "io/star/xmipp")
+    report = fuzz(read, seeds, count, seed=count, words=WORDS, cover=cover)
     assert report.accepted >= (1 if count > 100 else 0)
     assert report.refused >= 1
     monkeypatch.setattr(star, "_SMALL", 0)  # the compiled reader for tables of any size
