@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 import xarray as xr
@@ -115,6 +116,17 @@ def test_stacks_and_maps_are_told_apart(tmp_path: Path) -> None:
     assert [detect(tmp_path / n).name for n in ("s.mrc", "m.mrc", "mask.mrc")] == ["mrc-stack", "mrc", "mrc"]
     assert open_data(tmp_path / "s.mrc").image.shape == (5, 8, 8)
     assert open_data(tmp_path / "m.mrc")["map"].shape == (8, 8, 8)
+
+
+def test_maps_open_with_the_options_of_their_reader(tmp_path: Path) -> None:
+    volumes = np.arange(2 * 4 * 4 * 4, dtype=np.int8).reshape(8, 4, 4) - 64
+    with mrcfile.new(tmp_path / "two.mrc") as file:
+        file.set_data(volumes.reshape(2, 4, 4, 4))
+        file.voxel_size = 2.0
+    second = open_data(tmp_path / "two.mrc", format="mrc", volume=1, signed=True)
+    np.testing.assert_array_equal(second.map, volumes[4:])
+    first = open_data(tmp_path / "two.mrc", format="mrc", volume=0, signed=False)
+    np.testing.assert_array_equal(first.map, volumes[:4].view(np.uint8))
 
 
 def test_options_that_a_format_does_not_take_are_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import starfile
 
-from cryoflow.errors import FormatError, ParameterError
+from cryoflow.errors import FormatError, ParameterError, ResourceError
 from cryoflow.io.images.mrc import write_map
 from cryoflow.io.micrographs import open_micrographs, read_coordinates, write_coordinates, write_micrographs
 from cryoflow.io.stores.store import open_store, save
@@ -140,6 +140,17 @@ def test_a_micrograph_that_is_missing_from_a_star_file_is_set_aside(folder: Path
     ds = open_micrographs(folder / "a.star", **OPTICS)
     assert ds.usable.values.tolist() == [True, False]
     assert "gone.mrc" in str(ds.reason.values[1])
+
+
+def test_a_place_that_does_not_answer_says_nothing_about_a_micrograph(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(path: Path) -> Any:
+        raise ResourceError(str(path), expected="an answer", found="none within 10 s")
+
+    monkeypatch.setattr("cryoflow.io.micrographs.open_image_file", silent)
+    with pytest.raises(ResourceError, match="expected an answer"):
+        open_micrographs(folder, pixel_size=1.5, voltage=300, cs=2.7, amplitude_contrast=0.07)
 
 
 def test_coordinates(tmp_path: Path) -> None:

@@ -228,3 +228,5 @@ def test_names_that_stay_inside_and_those_that_were_asked_for() -> None:
     assert folder_of("https://host/p.star") == "https://host/"
     assert folders_above("https://host", 4) == ["https://host"]
     assert folders_above("/a/b", 1) == ["/a/b", "/a"]
+    assert folders_above("/a/b", 4) == ["/a/b", "/a"]  # never the root of the disk
+    assert folders_above("/", 4) == ["/"]

@@ -77,10 +77,13 @@ def save_images(ds: xr.Dataset, path: str | Path, *, dtype: str = "float32") -> 
     write_stack(path, ds["image"], pixel_size=float(sizes[0]), dtype=dtype)
 
 
-def open_map(address: str | Path, *, pixel_size: float | None = None, anisotropic: bool = False) -> xr.Dataset:
-    """A map as the Dataset with ``map`` (z, y, x); its attributes are those of ``read_map``."""
-    volume = read_map(address, pixel_size=pixel_size, anisotropic=anisotropic)
-    return validate(xr.Dataset({"map": volume}, attrs=volume.attrs), str(address))
+def open_map(
+    address: str | Path, *, pixel_size: float | None = None, anisotropic: bool = False, volume: int | None = None,
+    signed: bool | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """A map as the Dataset with ``map`` (z, y, x); options and attributes are those of ``read_map``."""
+    found = read_map(address, pixel_size=pixel_size, anisotropic=anisotropic, volume=volume, signed=signed)
+    return validate(xr.Dataset({"map": found}, attrs=found.attrs), str(address))
 
 
 def save_map(ds: Any, path: str | Path, *, name: str | None = None, pixel_size: float | None = None) -> None:

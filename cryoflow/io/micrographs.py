@@ -12,11 +12,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from cryoflow.errors import CryoflowError, FormatError, ParameterError
+from cryoflow.errors import CryoflowError, FormatError, ParameterError, ResourceError
 from cryoflow.io.files import inside
 from cryoflow.io.images.image_file import ImageFile, open_image_file
 from cryoflow.io.images.lazy import FileImages, lazy
 from cryoflow.io.images.mrc import check_pixel_size, contradicts
+from cryoflow.io.sources.address import folders_above
 from cryoflow.io.star.relion import from_tables, split_optics, text, to_blocks
 from cryoflow.io.star.star import read_star, write_star
 from cryoflow.schema import validate
@@ -59,6 +60,7 @@ def open_micrographs(
     ------
     ParameterError : no files, optics missing or out of range, or a pixel size that the headers contradict.
     FormatError : none of the files can be read, or a damaged STAR file.
+    ResourceError : a place that does not answer.
     """
     where = f"open_micrographs({root_or_paths})" if isinstance(root_or_paths, str | Path) else "open_micrographs"
     root, names, ds = _sources(root_or_paths, where, allow_outside)
@@ -155,7 +157,7 @@ def _from_star(star: Path, allow_outside: bool) -> tuple[Path, list[str], xr.Dat
     ds["reason"] = ("micrograph", text("" if r == "none" else r for r in reasons))
     ds = ds.drop_vars(["x_cryoflowUsable", "x_cryoflowReason"], errors="ignore")
     folder = star.resolve().parent
-    candidates = [folder, *folder.parents[:4]]  # RELION's names are relative to the project
+    candidates = [Path(f) for f in folders_above(str(folder), 4)]  # RELION's names are relative to the project
     root = next((c for c in candidates if any((c / n).is_file() for n in names[:20])), folder)
     for i, name in enumerate(names):
         inside(name, root, where=f"{star}, row {i + 1}", allow_outside=allow_outside)
@@ -168,6 +170,8 @@ def _inspect(paths: list[Path], reasons: list[str]) -> tuple[list[ImageFile | No
     for i, path in enumerate(paths):
         try:
             frames.append(_frame(path))
+        except ResourceError:  # no answer says nothing about the micrograph
+            raise
         except (CryoflowError, OSError, ValueError) as error:
             frames.append(None)
             problems[i] = str(error).replace(str(path), path.name) or type(error).__name__

@@ -20,7 +20,7 @@ from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io.images.image_file import ImageFile, open_image_file, open_image_files
 from cryoflow.io.images.lazy import CHUNK_BYTES, chunk_rows
 from cryoflow.io.images.mrc import check_pixel_size, contradicts
-from cryoflow.io.sources.address import resolve
+from cryoflow.io.sources.address import folders_above, resolve
 from cryoflow.io.sources.source import is_remote, normal
 from cryoflow.io.star.relion import from_tables, split_optics, text
 from cryoflow.io.star.star import read_star
@@ -211,7 +211,8 @@ def _from_star(star: str, root: str | Path | None) -> tuple[str, list[str], xr.D
     if is_remote(star):
         return folder, names, ds
     at = Path(star).resolve().parent
-    found = next((c for c in (at, *at.parents[:_PARENTS]) if any((c / n).is_file() for n in names[:20])), at)
+    folders = map(Path, folders_above(str(at), _PARENTS))
+    found = next((c for c in folders if any((c / n).is_file() for n in names[:20])), at)
     return str(found), names, ds
 
 

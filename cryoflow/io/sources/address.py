@@ -27,14 +27,15 @@ def folder_of(address: str | Path) -> str:
 
 
 def folders_above(folder: str, count: int) -> list[str]:
-    """``folder`` and up to ``count`` folders above it; not beyond a URL's host.
+    """``folder`` and up to ``count`` folders above it; not beyond a URL's host, and not the root of a disk.
 
     >>> folders_above("https://host/a/b", 4)
     ['https://host/a/b', 'https://host/a', 'https://host']
     """
     if not is_remote(folder):
         path = Path(folder).resolve()
-        return [str(p) for p in (path, *path.parents[:count])]
+        above = [p for p in path.parents[:count] if p != p.parent]  # below "/" everything would count as inside
+        return [str(p) for p in (path, *above)]
     folders = [folder.rstrip("/")]
     while len(folders) <= count and urlsplit(folders[-1]).path.strip("/"):
         folders.append(folder_of(folders[-1]))
