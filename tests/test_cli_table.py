@@ -104,6 +104,21 @@ def test_real_tables(data: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(part.odd_zernike, whole.odd_zernike)
 
 
+def test_a_table_far_from_its_images_says_so(star: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Names stay relative to their project; who writes elsewhere is told how to find the images from there."""
+    near, far = star.parent / "below" / "o.star", tmp_path_factory.mktemp("far") / "o.star"
+    near.parent.mkdir()
+    for verb in (["table", str(star), "-o"], ["convert", str(star)]):
+        assert command(*verb, str(near)).stderr == ""
+        near.unlink()
+        done = command(*verb, str(far))
+        assert done.returncode == 0
+        assert f"--root {star.parent}" in done.stderr
+        assert "image" in read_particles(far, root=star.parent)
+        far.unlink()
+    assert command("table", str(star), "-o", str(far), "--images", str(far.with_suffix(".mrcs"))).stderr == ""
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

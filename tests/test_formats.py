@@ -124,9 +124,9 @@ def test_maps_open_with_the_options_of_their_reader(tmp_path: Path) -> None:
         file.set_data(volumes.reshape(2, 4, 4, 4))
         file.voxel_size = 2.0
     second = open_data(tmp_path / "two.mrc", format="mrc", volume=1, signed=True)
-    np.testing.assert_array_equal(second.map, volumes[4:])
+    np.testing.assert_array_equal(second["map"], volumes[4:])
     first = open_data(tmp_path / "two.mrc", format="mrc", volume=0, signed=False)
-    np.testing.assert_array_equal(first.map, volumes[:4].view(np.uint8))
+    np.testing.assert_array_equal(first["map"], volumes[:4].view(np.uint8))
 
 
 def test_options_that_a_format_does_not_take_are_named(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def convert(
 
     A name that ends in .json gets references to the images where they lie (kerchunk), for zarr and xarray.
     """
+    from cryoflow.cli.names import far_from_images
     from cryoflow.errors import ParameterError
     from cryoflow.io.convert import convert as convert_file
 
@@ -48,5 +49,8 @@ def convert(
     typer.echo(f"{output}: {done.rows} row{'' if done.rows == 1 else 's'}, {done.source} to {done.target}")
     if done.lost:
         typer.echo(f"warning: {done.target} does not hold: {', '.join(done.lost)}", err=True)
+    told = far_from_images(done.files, source, output, root=root)
+    if told:
+        typer.echo(told, err=True)
     for name, most in done.altered.items():
         typer.echo(f"warning: {name} comes back with differences of up to {most:.3g}", err=True)

@@ -96,6 +96,13 @@ def table(
     )  # fmt: skip
     for path, rows in written:
         typer.echo(f"{rows} of {before} rows: {path}")
+    if images is None and output.suffix != ".zarr":
+        from cryoflow.cli.names import far_from_images
+        from cryoflow.io.convert import named_files
+
+        told = far_from_images(named_files(ds), source, output, root=root)
+        if told:
+            typer.echo(told, err=True)
 
 
 def _check(missing: str, output: Path | None, split: int | None, split_by: str | None, images: Path | None) -> None:

@@ -16,21 +16,26 @@ from cryoflow.io.formats import Format, detect, find_format, open_data, target_f
 from cryoflow.io.named import named
 from cryoflow.schema import VARIABLES
 
-__all__ = ["Conversion", "convert"]
+__all__ = ["Conversion", "convert", "named_files"]
 
+_NAMES = 20  # rows
 _OPTICS = ("pixel_size", "voltage", "cs", "amplitude_contrast")
 _OWN = {"image", "micrograph", "movie", "map", "particle_id", "optics_group"}  # not part of a table, or made anew
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What was written. ``lost``: variables that the target does not give back; ``altered``: largest differences."""
+    """What was written. ``lost``: variables that the target does not give back; ``altered``: largest differences.
+
+    ``files`` are some of the image files that the target names, as it names them.
+    """
 
     source: str
     target: str
     rows: int
     lost: tuple[str, ...] = ()
     altered: Mapping[str, float] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 def convert(
@@ -83,7 +88,20 @@ def convert(
         lost = _beside_images(ds, target) if target.kind == "images" else ()
         return Conversion(entry.name, target.name, rows, lost)
     back, missing = _read_back(ds, path, target)
-    return Conversion(entry.name, target.name, rows, *_compared(ds, back, missing))
+    files = named_files(ds) if images is None and {"image_name", "micrograph_name"} & set(back.variables) else ()
+    return Conversion(entry.name, target.name, rows, *_compared(ds, back, missing), files)
+
+
+def named_files(ds: xr.Dataset) -> tuple[str, ...]:
+    """The files that the first rows of a table name: stacks of particles, else micrographs.
+
+    >>> named_files(xr.Dataset({"image_name": ("particle", ["1@a.mrcs", "2@a.mrcs"])}))
+    ('a.mrcs',)
+    """
+    column = "image_name" if "image_name" in ds else "micrograph_name"
+    if column not in ds:
+        return ()
+    return tuple(dict.fromkeys(str(name).rpartition("@")[2] for name in ds[column].values[:_NAMES]))
 
 
 def _takes(function: str) -> list[str]:
