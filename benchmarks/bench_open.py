@@ -82,7 +82,7 @@ def peak() -> float:
 
 
 def open_set(address: str, stage: str, pipe: Connection) -> None:
-    """Open the set in this new process. A set of one image is opened first: imports are paid once a process."""
+    """Open the set in this new process, after a small one: libraries are loaded once a process (told by itself)."""
     import numpy as np
     import xarray as xr
 
@@ -92,13 +92,16 @@ def open_set(address: str, stage: str, pipe: Connection) -> None:
     from cryoflow.io.sources.address import folder_of
     from cryoflow.io.sources.transport import _manager
 
+    start, first = memory(), time.process_time()
     with tempfile.TemporaryDirectory() as name:
         small = Path(name)
         write_stack(small / "p.mrcs", xr.DataArray(np.ones((1, 8, 8)), dims=("particle", "y", "x")), pixel_size=2)
-        text = "_rlnImageName\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n_rlnVoltage\n1@p.mrcs 1 2 3 300\n"
-        (small / "p.star").write_text(f"data_\nloop_\n{text}")
+        text = "_rlnImageName\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n_rlnVoltage\n"
+        rows = "1@p.mrcs 1 2 3 300\n" * 30_000  # enough for the compiled reader
+        (small / "p.star").write_text(f"data_\nloop_\n{text}{rows}")
         read_particles(small / "p.star", pixel_size=2.0)
     _manager(address)
+    loaded = (time.process_time() - first, memory() - start)
     ds = read_particles(address, images=False) if stage == "stacks" else None
     before, wall, cpu = memory(), time.perf_counter(), time.process_time()
     if ds is None:
@@ -107,7 +110,7 @@ def open_set(address: str, stage: str, pipe: Connection) -> None:
         names, file, section = image_numbers(ds.image_name.values.tolist(), address)
         ds = attach_images(ds, names, file, section, where=address, base=folder_of(address))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    pipe.send((ds.sizes["particle"], cpu, wall, memory() - before, peak() - before))
+    pipe.send((ds.sizes["particle"], cpu, wall, memory() - before, peak() - before, loaded))
 
 
 def measured(address: str, stage: str, title: str) -> None:
@@ -116,9 +119,10 @@ def measured(address: str, stage: str, title: str) -> None:
     child = context.Process(target=open_set, args=(address, stage, there))
     child.start()
     there.close()
-    rows, cpu, wall, kept, most = here.recv()
+    rows, cpu, wall, kept, most, loaded = here.recv()
     child.join()
-    print(f"{title:34}{rows:>10}{cpu:8.2f}{wall:8.2f}{kept:9.0f}{max(kept, most):9.0f}", flush=True)
+    figures = f"{cpu:8.2f}{wall:8.2f}{kept:9.0f}{max(kept, most):9.0f}{loaded[0]:8.2f}{loaded[1]:6.0f}"
+    print(f"{title:34}{rows:>10}{figures}", flush=True)
 
 
 def main(stacks: int, particles: int, box: int) -> None:
@@ -128,7 +132,7 @@ def main(stacks: int, particles: int, box: int) -> None:
         size = star.stat().st_size / 1e6
         print(f"{stacks} stacks of {particles} images of {box} x {box}; STAR file of {size:.0f} MB")
         print(f"{FIGURES}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        print(f"{'':34}{'particles':>10}{'CPU s':>8}{'wall s':>8}{'kept MB':>9}{'peak MB':>9}")
+        print(f"{'':34}{'particles':>10}{'CPU s':>8}{'wall s':>8}{'kept MB':>9}{'peak MB':>9}   libraries: CPU s, MB")
         here, there = context.Pipe()
         server = context.Process(target=serve, args=(folder, there), daemon=True)
         server.start()

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoflow.errors import FormatError, ResourceError
+from cryoflow.io.particles import read_particles
 from cryoflow.io.star import star
 from cryoflow.io.star.star import read_star, write_star
 
@@ -288,3 +289,67 @@ def test_any_table_round_trips(tmp_path: Path, rows: list[tuple[float, int, str]
     np.testing.assert_allclose(again.rlnReal.astype(float), table.rlnReal, rtol=1e-6, atol=5.1e-7)
     assert again.rlnWhole.tolist() == table.rlnWhole.tolist()
     assert again.rlnImageName.tolist() == table.rlnImageName.tolist()
+
+
+@pytest.mark.parametrize("piece", [1, 3, 65536])
+@pytest.mark.parametrize("odd", [b"\xc3\xa9", b"\xff", b"a\0", b"w" * 5000, b"\xed\xa0\x80"])
+def test_text_as_words_is_the_text(odd: bytes, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the words: NumPy's strings where those can hold them, Python's otherwise; in pieces of any size."""
+    from cryoflow.io.star import starscan
+    from cryoflow.io.star.words import Words
+
+    monkeypatch.setattr(starscan, "_PIECE", piece)
+    head = b"data_\nloop_\n_rlnImageName\n_a\n_rlnMicrographName\n_b\n_c\n"
+    rows = [b"%d@%s %d m_%d 9007199254740993 0.5" % (i + 1, [b"s", odd][i % 5 == 4], i, i // 2) for i in range(11)]
+    data = head + b"\n".join(rows)
+    plain = star.parse_star(data)[""]
+    monkeypatch.setattr(star, "_SMALL", 0)
+    pd.testing.assert_frame_equal(star.parse_star(data)[""], plain, check_exact=True)
+    compact = star.parse_star(data, compact=True)[""]
+    assert isinstance(compact.rlnMicrographName.array, Words) == (odd == b"\xc3\xa9")
+    pd.testing.assert_frame_equal(compact.astype(dict.fromkeys(plain.columns[[0, 2]], object)), plain, check_exact=True)
+    assert (compact.rlnImageName == plain.rlnImageName.iloc[4]).tolist() == [i == 4 for i in range(11)]
+    assert compact.rlnMicrographName.factorize()[0].tolist() == plain.rlnMicrographName.factorize()[0].tolist()
+    assert compact.iloc[[2, 9]].rlnImageName.tolist() == plain.iloc[[2, 9]].rlnImageName.tolist()
+
+
+def test_a_column_that_turns_to_text_late_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryoflow.io.star import starscan
+
+    monkeypatch.setattr(starscan, "_PIECE", 2)
+    data = b"data_\nloop_\n_a\n_b\n_c\n" + b"".join(b"%d 0%d %d.5\n" % (i, i, i) for i in range(9)) + b"x 0.5 9\n"
+    plain = star.parse_star(data)[""]
+    monkeypatch.setattr(star, "_SMALL", 0)
+    pd.testing.assert_frame_equal(star.parse_star(data)[""], plain, check_exact=True)
+    assert [plain[label].dtype.kind for label in plain] == ["O", "f", "f"]
+    with pytest.raises(FormatError, match=r"row 11 \(line 16\)"):
+        star.parse_star(data + b"1 2\n")
+
+
+def test_a_row_too_short_for_its_labels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(star, "_SMALL", 0)
+    with pytest.raises(FormatError, match=r"row 1 \(line 43\)"):
+        star.parse_star(b"data_\nloop_\n" + b"".join(b"_a%d\n" % i for i in range(40)) + b"1 2\n")
+
+
+def test_a_large_set_takes_thrice_its_file(tmp_path: Path) -> None:
+    """Never the file, its words as Python objects, its table and the Dataset side by side."""
+    import tracemalloc
+
+    labels = ["ImageName", "MicrographName", "CoordinateX", "CoordinateY", "AngleRot", "AngleTilt", "AnglePsi",
+              "OriginXAngst", "OriginYAngst", "DefocusU", "DefocusV", "DefocusAngle", "OpticsGroup"]  # fmt: skip
+    head = "data_optics\nloop_\n_rlnOpticsGroup\n_rlnVoltage\n_rlnImagePixelSize\n1 300 1.5\n\ndata_particles\nloop_\n"
+    rows = (
+        f"{i % 500 + 1:06d}@Extract/job001/Movies/{i // 500:06d}.mrcs Extract/job001/Movies/{i // 500:06d}.mrc "
+        f"{i}.5 {i}.25 {i % 360}.0 {i % 180}.0 0.5 1.25 -2.5 15000.1 14800.2 45.0 1\n" for i in range(100_000)
+    )  # fmt: skip
+    path = write(tmp_path, head + "".join(f"_rln{label}\n" for label in labels) + "".join(rows))
+    read_particles(path, images=False)  # libraries are loaded
+    tracemalloc.start()
+    ds = read_particles(path, images=False)
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert ds.image_name.values[99_999] == "000500@Extract/job001/Movies/000199.mrcs"
+    print(f"at most {most / path.stat().st_size:.2f} times the file, and {kept / path.stat().st_size:.2f} kept")
+    assert most < 3.5 * path.stat().st_size
+    assert kept < 2.4 * path.stat().st_size

@@ -37,11 +37,15 @@ _OPTICS_LABELS = {v.star: v.name for v in VARIABLES.values() if v.star and v.dim
 
 # figures that programs leave undefined where a fit failed
 _MAY_BE_MISSING = {"pick_score", "log_likelihood", "max_probability", "ctf_resolution", "ctf_score"}
+_ROWS = 1 << 16
 _STRINGS = np.dtypes.StringDType()
 
 
 def text(values: Any) -> NDArray[Any]:
     """Text as NumPy's variable-width strings (what Zarr gives back; a name of 100 letters takes 100 bytes, not 400)."""
+    strings = getattr(getattr(values, "array", None), "strings", None)  # of a column of ``Words``
+    if strings is not None:
+        return np.asarray(strings)
     if hasattr(values, "to_numpy"):
         return np.asarray(values.to_numpy()).astype(_STRINGS)
     return np.asarray([str(v) for v in values], dtype=_STRINGS)
@@ -94,7 +98,10 @@ def _whole(table: pd.DataFrame, label: str, where: str) -> NDArray[np.int32] | N
 
 
 def from_tables(rows: pd.DataFrame, optics: pd.DataFrame, *, dim: str, where: str) -> xr.Dataset:
-    """A Dataset of schema variables from the two tables; unknown columns are kept as ``x_<label>`` in their order."""
+    """A Dataset of schema variables from the two tables; unknown columns are kept as ``x_<label>`` in their order.
+
+    ``rows`` is used up: a column leaves it when its variable is made, so that a large table is never held twice.
+    """
     ds = xr.Dataset(attrs={"star_columns": list(rows.columns), "star_optics_columns": list(optics.columns)})
     if "star_file" in rows.attrs:
         ds.attrs["star_file"] = rows.attrs["star_file"]
@@ -102,16 +109,14 @@ def from_tables(rows: pd.DataFrame, optics: pd.DataFrame, *, dim: str, where: st
     index = {int(group): i for i, group in enumerate(_whole(optics, "rlnOpticsGroup", where))}
     distinct, inverse = np.unique(_whole(rows, "rlnOpticsGroup", where), return_inverse=True)
     ds["optics_group"] = (dim, np.array([index[int(g)] for g in distinct], np.int32)[inverse])
-    taken = {"rlnOpticsGroup"}
-    taken |= _pose(ds, rows, dim, where)
-    taken |= _defocus(ds, rows, dim, where)
+    _drop(rows, {"rlnOpticsGroup"})
+    _drop(rows, _pose(ds, rows, dim, where))
+    _drop(rows, _defocus(ds, rows, dim, where))
     if {"rlnCoordinateX", "rlnCoordinateY"} <= set(rows.columns):
         xy = [_number(rows, f"rlnCoordinate{a}", where) for a in "XY"]
         ds["coordinate"] = ((dim, "xy"), np.stack(xy, axis=1))
-        taken |= {"rlnCoordinateX", "rlnCoordinateY"}
-    for label in rows.columns:
-        if label in taken:
-            continue
+        _drop(rows, {"rlnCoordinateX", "rlnCoordinateY"})
+    for label in list(rows.columns):
         name = _LABELS.get(label)
         if name is None:
             ds[f"x_{label}"] = (dim, _foreign(rows, label, where))
@@ -121,9 +126,15 @@ def from_tables(rows: pd.DataFrame, optics: pd.DataFrame, *, dim: str, where: st
             ds[name] = (dim, _whole(rows, label, where))
         else:
             ds[name] = (dim, _number(rows, label, where, missing=name in _MAY_BE_MISSING))
+        _drop(rows, {label})
     if "half" in ds and not set(np.unique(ds.half)) <= {0, 1, 2}:
         raise FormatError(where, expected="_rlnRandomSubset of 0, 1 or 2", found=f"{np.unique(ds.half).tolist()}")
     return ds
+
+
+def _drop(table: pd.DataFrame, labels: set[str]) -> None:
+    for label in labels & set(table.columns):
+        del table[label]
 
 
 def _foreign(table: pd.DataFrame, label: str, where: str) -> NDArray[Any]:
@@ -181,7 +192,7 @@ def _pose(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[str]:
     taken: set[str] = set()
     if {"rlnAngleRot", "rlnAngleTilt"} <= set(rows.columns):  # psi alone is a hint of a picker, not a pose
         angles = [_number(rows, a, where) if a in rows else np.zeros(len(rows)) for a in _ANGLES]
-        ds["rotation"] = ((dim, "row", "col"), euler_to_matrix(*angles))
+        ds["rotation"] = ((dim, "row", "col"), _rotations(*angles))
         if not _usual(*angles):
             ds["source_angles"] = ((dim, "angle"), np.stack(angles, axis=1))
         taken |= set(_ANGLES)
@@ -196,6 +207,15 @@ def _pose(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[str]:
             ds["shift"] = ((dim, "xy"), shift)
             taken |= set(labels)
     return taken
+
+
+def _rotations(*angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``euler_to_matrix`` of many rows, some at a time: its sines and cosines take thrice the memory of the result."""
+    out = np.empty((len(angles[0]), 3, 3))
+    for first in range(0, len(out), _ROWS):
+        piece = slice(first, first + _ROWS)
+        out[piece] = euler_to_matrix(*(angle[piece] for angle in angles))
+    return out
 
 
 def _usual(rot: NDArray[np.float64], tilt: NDArray[np.float64], psi: NDArray[np.float64]) -> bool:

@@ -27,14 +27,15 @@ _COMMENTS = 1000  # comment lines kept above a block
 _MARK = "\x01"  # stands around the number of a text field
 
 
-def read_star(path: str | Path) -> dict[str, pd.DataFrame]:
+def read_star(path: str | Path, *, compact: bool = False) -> dict[str, pd.DataFrame]:
     """Read every block of a STAR file, in file order, as one table each; labels lose their leading underscore.
 
     Columns are whole numbers (int64), numbers (float64) or text; text that looks like a number stays text where the
     number would not give it back (``007``) and in columns of names. A simple list (label and value on one line, no
     ``loop_``) becomes a table of one row with ``attrs["list"]`` true. The name of a ``data_`` line without a name is
     ``""``. ``attrs["comments"]`` holds the comments above the block and ``attrs["version"]`` the number in RELION's
-    own (0: none); ``write_star`` writes both again.
+    own (0: none); ``write_star`` writes both again. ``compact`` holds the text of large tables in ``Words`` columns,
+    NumPy's strings in a third of the memory of Python's.
 
     Raises
     ------
@@ -53,15 +54,15 @@ def read_star(path: str | Path) -> dict[str, pd.DataFrame]:
         from cryoflow.io.sources.source import open_source
 
         source = open_source(str(path))
-        return parse_star(source.read(0, source.size), str(path))
+        return parse_star(source.read(0, source.size), str(path), compact=compact)
     if not Path(path).is_file():
         raise FormatError(
             str(path), expected="a STAR file", found="a folder" if Path(path).is_dir() else "no such file"
         )
-    return parse_star(Path(path).read_bytes(), str(path))
+    return parse_star(Path(path).read_bytes(), str(path), compact=compact)
 
 
-def parse_star(data: bytes, where: str = "STAR text") -> dict[str, pd.DataFrame]:
+def parse_star(data: bytes, where: str = "STAR text", *, compact: bool = False) -> dict[str, pd.DataFrame]:
     """Like ``read_star``, of bytes; ``where`` names them in errors.
 
     >>> parse_star(b"data_general\\n_rlnImageSizeX 3838\\n")["general"].rlnImageSizeX.item()
@@ -84,7 +85,7 @@ def parse_star(data: bytes, where: str = "STAR text") -> dict[str, pd.DataFrame]
         if name in blocks:
             raise FormatError(f"{at}, line {_line_of(data, begin)}", expected="one block of this name",
                               found="a second one")  # fmt: skip
-        blocks[name] = table = _read_block(data, begin, stop, at)
+        blocks[name] = table = _read_block(data, begin, stop, at, compact)
         table.attrs |= _comments(data, before, line)
         if fields:
             _put_fields(table, fields)
@@ -174,7 +175,7 @@ def _split(line: str) -> list[tuple[str, bool]]:
     return words
 
 
-def _read_block(data: bytes, start: int, stop: int, where: str) -> pd.DataFrame:
+def _read_block(data: bytes, start: int, stop: int, where: str, compact: bool) -> pd.DataFrame:
     import pandas as pd
 
     labels: list[str] = []
@@ -188,7 +189,7 @@ def _read_block(data: bytes, start: int, stop: int, where: str) -> pd.DataFrame:
         if words and loop and labels and not _is_label(words[0]):
             if words[0] == ("loop_", False):
                 break
-            return _read_rows(data, position, stop, labels, where)
+            return _read_rows(data, position, stop, labels, where, compact)
         while words:
             at = f"{where}, line {_line_of(data, position)}"
             word = words.pop(0)
@@ -231,13 +232,13 @@ def _is_label(word: tuple[str, bool]) -> bool:
     return word[0].startswith("_") and not word[1]
 
 
-def _read_rows(data: bytes, start: int, stop: int, labels: list[str], where: str) -> pd.DataFrame:
+def _read_rows(data: bytes, start: int, stop: int, labels: list[str], where: str, compact: bool) -> pd.DataFrame:
     import pandas as pd
 
     if stop - start < _SMALL or data.find(_MARK.encode(), start, stop) >= 0:
         columns = _plain_rows(data, start, stop, labels, where)
     else:
-        columns = _compiled_rows(data, start, stop, labels, where)
+        columns = _compiled_rows(data, start, stop, labels, where, compact)
     return pd.DataFrame(columns, copy=False)
 
 
@@ -260,28 +261,29 @@ def _plain_rows(data: bytes, start: int, stop: int, labels: list[str], where: st
     return {label: _column(label, [row[i] for row in rows]) for i, label in enumerate(labels)}
 
 
-def _compiled_rows(data: bytes, start: int, stop: int, labels: list[str], where: str) -> dict[str, Any]:
+def _compiled_rows(data: bytes, start: int, stop: int, labels: list[str], where: str, compact: bool) -> dict[str, Any]:
     import numpy as np
 
-    from cryoflow.io.star.starscan import scan_rows, words_of
+    from cryoflow.io.star.starscan import scan_rows
+    from cryoflow.io.star.words import Words
 
-    scan = scan_rows(data, start, stop, [is_text(label) for label in labels])
+    scan = scan_rows(data, start, stop, [is_text(label) for label in labels], compact=compact)
     if isinstance(scan, tuple):
         row, position = scan
         end = data.find(b"\n", position, stop)
         words = _split(_decode(data[position : end if end >= 0 else stop]))
         raise _bad_row(data, position, words, row, labels, where)
     columns: dict[str, Any] = {}
-    texts = numbers = 0
     for label, kind in zip(labels, scan.kinds, strict=True):
-        if kind == "t":
-            texts_of = words_of(data, scan, texts)
-            texts += 1
-            columns[label] = _column(label, texts_of) if _WHOLE.fullmatch(texts_of[0]) else _as_text(texts_of)
+        column: Any = scan.columns.pop(0)
+        if kind == "i":
+            columns[label] = column.astype(np.int64)
+        elif kind == "f":
+            columns[label] = column
+        elif _WHOLE.fullmatch(column[0]) and not is_text(label):  # beyond 53 bits, or with leading zeros
+            columns[label] = _column(label, list(column))
         else:
-            column = scan.numbers[numbers]
-            numbers += 1
-            columns[label] = column.astype(np.int64) if kind == "i" else column
+            columns[label] = Words(column) if isinstance(column, np.ndarray) else _as_text(column)
     return columns
 
 

@@ -7,89 +7,146 @@ doubles (Dekker 1971, Numer. Math. 18:224), the few others by Python's own ``flo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scan", "scan_rows", "words_of"]
+__all__ = ["Scan", "scan_rows"]
 
 _POWERS = 10.0 ** np.arange(23)
 _INTEGER, _REAL, _TEXT = 0, 1, 2
-_PIECE = 65536  # rows whose words are cut out at a time
+_PIECE = 65536  # rows scanned at a time
+_CELLS = 1 << 20  # words of a piece at most
+_WIDE = 4096  # bytes of a word beyond which words are no longer cut out side by side
+_STRINGS = np.dtypes.StringDType()
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """``kinds`` of the columns ("i", "f" or "t"), their numbers, and where the words of text columns lie.
-
-    ``numbers`` is (columns of numbers, rows); ``begin`` and ``length`` are (columns of text, rows), a length of -1
-    meaning the word of the row above.
-    """
+    """``kinds`` of the columns ("i", "f" or "t") and the columns: numbers, or text (a list, or NumPy's strings)."""
 
     kinds: str
-    numbers: NDArray[np.float64]
-    begin: NDArray[np.int64]
-    length: NDArray[np.int32]
+    columns: list[NDArray[np.float64] | NDArray[Any] | list[str]]
 
 
-def scan_rows(data: bytes, start: int, stop: int, is_text: list[bool]) -> Scan | tuple[int, int]:
+class _Unfit(Exception):
+    """Words that NumPy's strings do not hold (not UTF-8), or too long to lie side by side."""
+
+
+def scan_rows(
+    data: bytes, start: int, stop: int, is_text: list[bool], *, compact: bool = False
+) -> Scan | tuple[int, int]:
     """Scan rows of ``len(is_text)`` words in ``data[start:stop]``; number and position of a row that is not one.
 
     A column with a word that is not a number is text, and so is one of whole numbers with leading zeros or of more than
-    53 bits: nothing is lost.
+    53 bits: nothing is lost. ``compact`` gives text as NumPy's variable-width strings where those can hold it.
 
     >>> found = scan_rows(b"1 a 2.5\\n2 a 1e3\\n", 0, 16, [False, True, False])
-    >>> found.kinds, found.numbers.tolist(), words_of(b"1 a 2.5\\n2 a 1e3\\n", found, 0)
-    ('itf', [[1.0, 2.0], [2.5, 1000.0]], ['a', 'a'])
+    >>> found.kinds, [np.asarray(column).tolist() for column in found.columns]
+    ('itf', [[1.0, 2.0], ['a', 'a'], [2.5, 1000.0]])
     """
-    view, columns = np.frombuffer(data, np.uint8), len(is_text)
-    # a row takes a letter and a blank for each word: what a file cannot hold is never allocated
-    room = min(data.count(b"\n", start, stop) + 1, (stop - start + 1) // (2 * columns))
-    kinds = np.where(is_text, _TEXT, _INTEGER)
-    hard = np.empty((0, 4), np.int64)
+    words = np.array(is_text, np.bool_)
+    compact = compact and b"\0" not in data
     while True:
-        words = kinds == _TEXT
-        slot = np.where(words, np.cumsum(words), np.cumsum(~words)) - 1
-        numbers = np.empty((int((~words).sum()), room))
-        begin = np.empty((int(words.sum()), room), np.int64)
-        length = np.empty(begin.shape, np.int32)
-        kinds = np.where(words, _TEXT, _INTEGER)
-        exact = np.ones(columns, np.bool_)
-        rows, bad, difficult = _scan(
-            view, start, stop, words, slot, kinds, exact, numbers, begin, length, hard, _POWERS
+        kinds, exact = np.where(words, _TEXT, _INTEGER), np.ones(len(words), np.bool_)
+        try:
+            columns = _columns(data, start, stop, words, kinds, exact, compact)
+        except _Unfit:
+            compact = False
+            continue
+        if isinstance(columns, tuple):
+            return columns
+        kinds[(kinds == _INTEGER) & ~exact] = _TEXT
+        if not (kinds[~words] == _TEXT).any():
+            return Scan("".join("ift"[k] for k in kinds), columns)
+        words = kinds == _TEXT  # columns that turned out to be text: once more
+
+
+def _columns(
+    data: bytes, start: int, stop: int, words: NDArray[np.bool_], kinds: NDArray[np.int64], exact: NDArray[np.bool_],
+    compact: bool,
+) -> list[Any] | tuple[int, int]:  # fmt: skip
+    """The columns, a piece of rows at a time; given up early (``kinds`` tell) at a word in a column of numbers."""
+    view = np.frombuffer(data, np.uint8)
+    # a row takes a letter and a blank for each word: what a file cannot hold is never allocated
+    room = min(data.count(b"\n", start, stop) + 1, (stop - start + 1) // (2 * len(words)))
+    piece = max(1, min(room, _PIECE, _CELLS // len(words)))
+    slot = np.where(words, np.cumsum(words), np.cumsum(~words)) - 1
+    numbers = np.empty((int((~words).sum()), piece))
+    begin = np.empty((int(words.sum()), piece), np.int64)
+    length = np.empty(begin.shape, np.int32)
+    columns: list[Any] = [
+        np.empty(room) if not is_word else np.empty(room, _STRINGS) if compact else [] for is_word in words
+    ]
+    hard = np.empty((0, 4), np.int64)
+    at, rows = start, 0
+    while at < stop:
+        count, bad, difficult, after = _scan(
+            view, at, stop, piece, words, slot, kinds, exact, numbers, begin, length, hard, _POWERS
         )  # fmt: skip
         if bad >= 0:
-            return int(rows), int(bad)
-        kinds[(kinds == _INTEGER) & ~exact] = _TEXT
-        if (kinds[~words] == _TEXT).any():  # columns that turned out to be text: once more
+            return rows + int(count), int(bad)
+        if (kinds[~words] == _TEXT).any():
+            return columns
+        if difficult > len(hard):
+            hard = np.empty((difficult, 4), np.int64)
             continue
-        if difficult <= len(hard):
-            break
-        hard = np.empty((difficult, 4), np.int64)
-    for column, row, at, after in hard[:difficult].tolist():
-        numbers[column, row] = float(data[at:after])
-    return Scan("".join("ift"[k] for k in kinds), numbers[:, :rows], begin[:, :rows], length[:, :rows])
+        for column, row, low, high in hard[:difficult].tolist():
+            numbers[column, row] = float(data[low:high])
+        for column, is_word, place in zip(columns, words, slot, strict=True):
+            if not is_word:
+                column[rows : rows + count] = numbers[place, :count]
+            elif compact:
+                _strings(view, begin[place, :count], length[place, :count], column[rows : rows + count])
+            else:
+                column += _list(data, begin[place, :count], length[place, :count])
+        at, rows = after, rows + count
+    return [column[:rows] if isinstance(column, np.ndarray) else column for column in columns]
 
 
-def words_of(data: bytes, scan: Scan, column: int) -> list[str]:
-    """The words of text column ``column`` (counted among the text columns); equal neighbours share one object."""
-    begin, length = scan.begin[column], scan.length[column]
-    words: list[str] = []
+def _strings(data: NDArray[np.uint8], begin: NDArray[np.int64], length: NDArray[np.int32], out: NDArray[Any]) -> None:
+    """Words as NumPy's strings, by way of words of equal width."""
+    width = max(1, int(length.max(initial=0)))
+    if width > _WIDE:
+        raise _Unfit
+    rows = max(1, (1 << 22) // width)
+    left, size = 0, 0
+    for first in range(0, len(begin), rows):
+        letters = np.zeros((min(rows, len(begin) - first), width), np.uint8)
+        left, size = _cut(data, begin[first : first + rows], length[first : first + rows], left, size, letters)
+        if letters.max(initial=0) > 127:
+            try:
+                letters.tobytes().decode()
+            except UnicodeDecodeError:
+                raise _Unfit from None
+        out[first : first + rows] = letters.view(f"S{width}")[:, 0]
+
+
+def _list(data: bytes, begin: NDArray[np.int64], length: NDArray[np.int32]) -> list[str]:
+    """Words as Python's; equal neighbours share one object."""
+    new = np.flatnonzero(length >= 0)
+    low = int(begin[new[0]]) if len(new) else 0
+    high = int(begin[new[-1]] + length[new[-1]]) if len(new) else 0
+    piece = data[low:high]
+    pairs = zip((begin - low).tolist(), (begin - low + length).tolist(), length.tolist(), strict=True)
     word = ""
-    for first in range(0, len(begin), _PIECE):
-        starts, sizes = begin[first : first + _PIECE], length[first : first + _PIECE]
-        new = np.flatnonzero(sizes >= 0)
-        low = int(starts[new[0]]) if len(new) else 0
-        high = int(starts[new[-1]] + sizes[new[-1]]) if len(new) else 0
-        piece = data[low:high]
-        pairs = zip((starts - low).tolist(), (starts - low + sizes).tolist(), sizes.tolist(), strict=True)
-        if piece.isascii():
-            letters = piece.decode("ascii")
-            words += [word := letters[i:j] if n >= 0 else word for i, j, n in pairs]
-        else:
-            words += [word := piece[i:j].decode("utf-8", "surrogateescape") if n >= 0 else word for i, j, n in pairs]
-    return words
+    if piece.isascii():
+        letters = piece.decode("ascii")
+        return [word := letters[i:j] if n >= 0 else word for i, j, n in pairs]
+    return [word := piece[i:j].decode("utf-8", "surrogateescape") if n >= 0 else word for i, j, n in pairs]
+
+
+@numba.njit(nogil=True, cache=True)
+def _cut(data, begin, length, left, size, out):  # type: ignore[no-untyped-def]
+    """Copy words, one a row of ``out``; a length of -1 is the word above, at first that at ``left``."""
+    for row in range(len(begin)):
+        if length[row] >= 0:
+            left, size = begin[row], length[row]
+        for i in range(size):
+            out[row, i] = data[left + i]
+    return left, size
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -98,12 +155,15 @@ def _blank(c):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _scan(data, start, stop, words, slot, kinds, exact, numbers, begin, length, hard, powers):  # type: ignore[no-untyped-def]
-    """Fill the arrays; returns (rows, position of a bad row or -1, numbers too difficult for the scanner)."""
+def _scan(data, start, stop, room, words, slot, kinds, exact, numbers, begin, length, hard, powers):  # type: ignore[no-untyped-def]
+    """Fill the arrays with up to ``room`` rows: (rows, position of a bad row or -1, numbers too difficult, the end).
+
+    ``begin`` and ``length`` tell where words lie; a length of -1 means the word of the row above.
+    """
     columns = len(words)
     last = np.zeros((len(begin), 2), np.int64)  # the word above in each column of text
     at, row, difficult = start, 0, 0
-    while at < stop:
+    while at < stop and row < room:
         if _blank(data[at]):
             at += 1
             continue
@@ -112,7 +172,7 @@ def _scan(data, start, stop, words, slot, kinds, exact, numbers, begin, length, 
             continue
         first, column = at, 0
         if data[at] == 95 or _is_loop(data, at, stop):  # a label or a loop_ where a row should be
-            return row, first, difficult
+            return row, first, difficult, at
         while True:
             while at < stop and data[at] != 10 and _blank(data[at]):
                 at += 1
@@ -121,7 +181,7 @@ def _scan(data, start, stop, words, slot, kinds, exact, numbers, begin, length, 
             if at >= stop or data[at] == 10:
                 break
             if column == columns:
-                return row, first, difficult
+                return row, first, difficult, at
             left, right, at = _word(data, at, stop)
             place = slot[column]
             if words[column]:
@@ -141,9 +201,9 @@ def _scan(data, start, stop, words, slot, kinds, exact, numbers, begin, length, 
                     difficult += 1
             column += 1
         if column < columns:
-            return row, first, difficult
+            return row, first, difficult, at
         row += 1
-    return row, -1, difficult
+    return row, -1, difficult, at
 
 
 @numba.njit(nogil=True, cache=True)

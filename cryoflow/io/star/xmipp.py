@@ -83,7 +83,7 @@ def read_xmipp(
     [[1.5, 3.0], [-1.5, 3.0]]
     """
     where = normal(path)
-    blocks = read_star(where)
+    blocks = read_star(where, compact=True)
     name = next((n for n, b in blocks.items() if "image" in b and not b.attrs.get("list")), None)
     if name is None:
         raise FormatError(where, expected="a table with _image", found=f"blocks {', '.join(map(repr, blocks))[:300]}")
@@ -108,10 +108,10 @@ def read_xmipp(
                           remedy="Give pixel_size= in angstrom.")  # fmt: skip
     if (ds.pixel_size <= 0).any():
         raise FormatError(where, expected="pixel sizes above 0", found=f"{float(ds.pixel_size.min())}")
-    ds["particle_id"] = ("particle", np.arange(len(rows), dtype=np.int64))
+    ds["particle_id"] = ("particle", np.arange(ds.sizes["particle"], dtype=np.int64))
     ds = _mirror(ds)
     if images:
-        names, file, section = image_numbers([str(name) for name in rows.rlnImageName], where)
+        names, file, section = image_numbers(ds.image_name.values, where)
         names = [next((n.removesuffix(s) for s in _SUFFIXES if n.endswith(s)), n) for n in names]
         ds = attach_images(ds, names, file, section, where=where, root=root, base=folder_of(where),
                            allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes)  # fmt: skip
