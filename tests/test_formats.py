@@ -104,8 +104,14 @@ def test_folders_patterns_and_nothing(tmp_path: Path) -> None:
     (tmp_path / "s.zarr").mkdir()
     assert detect(tmp_path / "s.zarr").name == "cryoflow"
     (tmp_path / "x.bin").write_bytes(b"abc")
-    with pytest.raises(FormatError, match="known format"):
+    with pytest.raises(FormatError, match=r"known format.*relion-particles, "):
         detect(tmp_path / "x.bin")
+    (tmp_path / "x.mrc").write_bytes(b"abc")
+    with pytest.raises(FormatError, match="by its name MRC stack of images or MRC map; found bytes b'abc'"):
+        detect(tmp_path / "x.mrc")
+    (tmp_path / "x.mrc").write_bytes(b"")
+    with pytest.raises(FormatError, match=r"found an empty file\. Copy it again"):
+        detect(tmp_path / "x.mrc")
 
 
 def test_stacks_and_maps_are_told_apart(tmp_path: Path) -> None:

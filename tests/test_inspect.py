@@ -328,6 +328,7 @@ def test_real_folders(data: Path) -> None:
     assert found.facts["images"] == "20 files, 1240 x 1200 (20)"
     assert found.facts["pixel size"] == "1.5 A (20)"
     assert "'" + str(data / "empiar-10146" / "micrographs") + "/*.mrc'" in found.command
+    assert "--pixel-size 1.5 " in found.command  # open_micrographs wants to be told
     assert not found.broken
     whole = inspect_data(data)
     assert whole.facts["by suffix"][".mrc"] >= 30

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fuzz_harness import fuzz, on_file
 from numpy.typing import NDArray
+from test_cli import command
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.formats import detect
@@ -17,6 +19,7 @@ from cryoflow.io.programs.groups import cluster
 from cryoflow.io.programs.warp import read_warp, read_warp_grid, write_warp_selection
 from cryoflow.io.programs.xml_events import read_xml
 from cryoflow.io.star.star import read_star
+from cryoflow.workflow.inspection import inspect_data
 
 BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x "xxxx"><!ENTITY y "&x;&x;&x;&x;&x;">]><Movie>&y;</Movie>'
 
@@ -140,6 +143,24 @@ def test_epu_units(tmp_path: Path) -> None:
     assert ds.x_time.item().startswith("2024-01-02T03:04:05")
     assert ds.x_stage_z.item() == -3e-5
     assert detect(path).name == "epu"
+
+
+def test_a_session_is_told_by_its_files(tmp_path: Path) -> None:
+    """A folder of EPU's XML files is EPU's, with the command that reads it; one with images is micrographs."""
+    session(tmp_path, np.zeros((4, 2)), np.arange(4))
+    assert detect(tmp_path).name == "epu"
+    found = inspect_data(tmp_path)
+    assert found.title == "session of EPU"
+    words = shlex.split(found.command.replace("MM", "2.7").replace("FRACTION", "0.1"))
+    assert words[:2] == ["cryoflow", "convert"]
+    done = command(*words[1:], folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(read_star(tmp_path / "micrographs.star")["micrographs"]) == 4
+    (tmp_path / "Data" / "a.mrc").write_bytes(b"")
+    assert detect(tmp_path / "Data").name == "micrographs"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "FoilHole_1_Data_2_3.xml").write_text("<Movie/>")
+    assert detect(tmp_path / "other").name == "micrographs"
 
 
 @pytest.mark.parametrize("count", [None, 9])

@@ -142,6 +142,10 @@ def _beside_images(ds: Any, target: Format) -> tuple[str, ...]:
 
 def _read_back(ds: xr.Dataset, path: str | Path, target: Format) -> tuple[xr.Dataset, set[str]]:
     """What the new file says, and the optics it had to be told again."""
+    if target.name == "relion-micrographs" and "micrograph" not in ds.variables:  # of EPU or Warp: not here
+        from cryoflow.io.micrographs import read_micrograph_table
+
+        return read_micrograph_table(path), set()
     images = target.read is not None and "images" in _takes(target.read)
     options: dict[str, Any] = {"images": False} if images else {}
     try:

@@ -104,7 +104,7 @@ FORMATS: tuple[Format, ...] = (
            "images.image_stack:open_images_or_map", "images.image_stack:write_imagic_images"),
     Format("spider", "SPIDER images or volume", "images", (".spi", ".dat"), "sniff:spider",
            "images.image_stack:open_images_or_map", "images.image_stack:write_spider_images"),
-    Format("mrc-stack", "MRC stack of images", "images", (".mrcs", ".st", ".ali"), "sniff:mrc_stack",
+    Format("mrc-stack", "MRC stack of images", "images", (".mrcs", ".st", ".ali", ".mrc"), "sniff:mrc_stack",
            "datasets:open_images", "datasets:save_images"),
     Format("mrc", "MRC map", "map", (".mrc", ".map", ".ccp4", ".rec"), "sniff:mrc",
            "datasets:open_map", "datasets:save_map"),
@@ -135,7 +135,8 @@ def find_format(name: str) -> Format:
 def detect(address: str | Path) -> Format:
     """The format of a file, folder or URL, by its content first and its name second.
 
-    A folder (its name then ends in ``/``) or a pattern with ``*`` is one of micrographs.
+    A folder (its name then ends in ``/``) or a pattern with ``*`` is one of micrographs; a folder without images
+    whose files, or those below it, are the XML files of EPU's exposures is EPU's.
 
     Raises
     ------
@@ -149,6 +150,10 @@ def detect(address: str | Path) -> Format:
         name = name.partition("?")[0]
     elif Path(address).is_dir():
         head, name = b"", name.rstrip("/") + ("" if name.endswith(".zarr") else "/")
+        images = (".mrc", ".mrcs", ".tif", ".tiff")
+        plain = name.endswith("/") and not any(p.suffix.lower() in images for p in Path(address).iterdir())
+        if plain and named("programs.epu:is_epu_folder")(address):
+            return find_format("epu")
     elif "*" in address and not Path(address).exists():
         head = b""
     else:
@@ -156,9 +161,14 @@ def detect(address: str | Path) -> Format:
     for entry in FORMATS:
         if named(entry.sniff)(head, name):
             return entry
+    if not head:
+        raise FormatError(address, expected="a known format", found="an empty file", remedy="Copy it again.")
+    titles = [f.title for f in FORMATS if name.endswith(f.suffixes or ("\0",))]
     raise FormatError(
-        address, expected="a known format (" + ", ".join(f.name for f in FORMATS) + ")",
-        found=f"bytes {head[:8]!r}", remedy="Name it with format= (--format) if you know it.",
+        address, expected=f"a known format{', by its name ' if titles else ''}{' or '.join(titles)}",
+        found=f"bytes {head[:8]!r}",
+        remedy="Copy it again if it is damaged." if titles else
+        f"Name it with format= (--format) if you know it: {', '.join(f.name for f in FORMATS)}.",
     )  # fmt: skip
 
 

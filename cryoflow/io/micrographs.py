@@ -22,7 +22,9 @@ from cryoflow.io.star.relion import from_tables, split_optics, text, to_blocks
 from cryoflow.io.star.star import read_star, write_star
 from cryoflow.schema import validate
 
-__all__ = ["open_micrographs", "read_coordinates", "write_coordinates", "write_micrographs"]
+__all__ = [
+    "open_micrographs", "read_coordinates", "read_micrograph_table", "write_coordinates", "write_micrographs",
+]  # fmt: skip
 
 _MRC = {".mrc", ".mrcs", ".map"}
 _TIFF = {".tif", ".tiff"}
@@ -100,6 +102,16 @@ def open_micrographs(
     ds["micrograph"] = lazy(("micrograph", "y", "x"), array, 1)
     ds.attrs["root"] = str(root)
     return validate(ds, where)
+
+
+def read_micrograph_table(star: str | Path) -> xr.Dataset:
+    """What a STAR file says of micrographs, which need not exist: names, optics, CTFs, ``usable`` and ``reason``.
+
+    Raises
+    ------
+    FormatError : a damaged STAR file, or one without micrograph names.
+    """
+    return validate(_from_star(Path(star), True)[2], str(star))
 
 
 def _sources(source: Any, where: str, allow_outside: bool) -> tuple[Path, list[str], xr.Dataset]:

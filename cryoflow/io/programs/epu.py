@@ -8,23 +8,27 @@ scripts that were published (D. Morado's EPU_Group_AFIS among them); EPU's own d
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from cryoflow.errors import FormatError, ParameterError
+from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io.programs.border import names_of, optics_variables
 from cryoflow.io.programs.groups import cluster
+from cryoflow.io.programs.sniff import epu
 from cryoflow.io.programs.xml_events import read_xml
-from cryoflow.io.sources.source import read_all
+from cryoflow.io.sources.source import open_source, read_all
 from cryoflow.io.star.relion import text
 from cryoflow.schema import validate
 
-__all__ = ["assign_exposure_groups", "read_epu"]
+__all__ = ["assign_exposure_groups", "is_epu_folder", "read_epu"]
 
 _NAME = re.compile(r"FoilHole_(\d+)_Data_(\d+)_", re.IGNORECASE)
 _OPTICS = ("microscopeData", "optics")
@@ -47,6 +51,7 @@ _VALUES: dict[tuple[str, ...], tuple[str, float]] = {
 _TIME = ("microscopeData", "acquisition", "acquisitionDateTime")
 _PAIR = ("CustomData", "KeyValueOfstringanyType")
 _CUSTOM = {"Dose": ("exposure", 1e-20), "AppliedDefocus": ("x_applied_defocus", 1e10)}
+_FOLDERS = 200  # that are looked at for a first file
 _MOVIES = (
     "_Fractions.mrc",
     "_fractions.tiff",
@@ -154,6 +159,21 @@ def assign_exposure_groups(
     out["optics_group"] = ("micrograph", group.reshape(-1).astype(np.int32))
     out["optics_name"] = ("optics", text(f"opticsGroup{i + 1}" for i in range(pairs.shape[1])))
     return out
+
+
+def is_epu_folder(folder: str | Path) -> bool:
+    """Whether the XML files of EPU's exposures lie in ``folder`` or below it.
+
+    >>> is_epu_folder("/nonexistent")
+    False
+    """
+    for base, _, names in islice(os.walk(folder), _FOLDERS):
+        mine = [n for n in sorted(names) if _NAME.match(n) and n.endswith(".xml") and "raction" not in n]
+        if mine:
+            with suppress(OSError, CryoflowError):
+                source = open_source(Path(base, mine[0]))
+                return epu(source.read(0, min(source.size, 4096)), mine[0])
+    return False
 
 
 def _files(files: str | Path | Iterable[str | Path]) -> list[str | Path]:

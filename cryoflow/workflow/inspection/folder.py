@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from cryoflow.errors import CryoflowError
 from cryoflow.io.images.image_file import ImageFile, open_image_file
+from cryoflow.io.programs.epu import is_epu_folder
 from cryoflow.workflow.inspection.pixels import Pixels, picture, spread
 from cryoflow.workflow.inspection.report import Inspection
 
@@ -41,6 +43,9 @@ def owner_of(folder: Path) -> tuple[str, str]:
         return "project of cryoSPARC", ""
     if re.fullmatch(r"(EMPIAR-)?1\d{4}", folder.name) and (has("data") or has(f"{folder.name[-5:]}.xml")):
         return "entry of EMPIAR", f"cryoflow catalog show EMPIAR-{folder.name[-5:]}"
+    if is_epu_folder(folder):
+        options = "--format-in epu --cs MM --amplitude-contrast FRACTION"
+        return "session of EPU", f"cryoflow convert {shlex.quote(str(folder))} micrographs.star {options}"
     return "", ""
 
 
@@ -72,8 +77,8 @@ def inspect_folder(out: Inspection, *, full: bool) -> None:
     if not command and here:
         suffix = Counter(p.suffix for p in here).most_common(1)[0][0]
         command = f"cryoflow import '{folder}/*{suffix}' -o NAME.zarr"
-        if "pixel size" not in out.facts:
-            command += " --pixel-size ANGSTROM"
+        sizes = str(out.facts.get("pixel size", "")).split(" A (")
+        command += f" --pixel-size {sizes[0] if len(sizes) == 2 else 'ANGSTROM'}"
         command += " --voltage KV --cs MM --amplitude-contrast FRACTION"
     out.command = command
 
