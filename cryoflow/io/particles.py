@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.images.attach import attach_images
 from cryoflow.io.images.lazy import CHUNK_BYTES
-from cryoflow.io.images.mrc import write_stack
+from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.sources.address import folder_of
 from cryoflow.io.sources.source import normal
-from cryoflow.io.star.relion import from_tables, split_optics, text, to_blocks
+from cryoflow.io.star.relion import from_tables, split_optics, to_blocks
 from cryoflow.io.star.star import read_star, write_star
 from cryoflow.schema import require, validate
 
@@ -162,19 +162,8 @@ def write_particles(
     """
     star = Path(star)
     where = f"write_particles({star})"
-    validate(ds, where, required=["pixel_size"])
-    n = ds.sizes.get("particle", 0)
-    if n == 0:
-        raise ParameterError(where, expected="at least one particle", found="none", remedy="The selection is empty.")
-    if images is not None:
-        require(ds, where, ["image"])
-        write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
-        stack = Path(images).resolve()
-        folder = star.resolve().parent
-        name = stack.relative_to(folder) if stack.is_relative_to(folder) else stack
-        ds = ds.assign(image_name=("particle", text(f"{i:06d}@{name}" for i in range(1, n + 1))))
-    else:
-        require(ds, where, ["image_name"])
+    ds = particles_to_write(ds, images, where, dtype=dtype, beside=star)
+    require(ds, where, ["image_name"])
     if "image" in ds:
         ds = ds.assign(x_optics_rlnImageSize=("optics", np.full(ds.sizes["optics"], ds.sizes["x"])))
     if "x_optics_rlnImageSize" in ds and "x_optics_rlnImageDimensionality" not in ds:

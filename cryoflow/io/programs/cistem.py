@@ -17,9 +17,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from cryoflow.errors import FormatError, ParameterError
+from cryoflow.errors import FormatError
 from cryoflow.io.files import atomic
 from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.programs.border import (
     ctf_variables,
     finite,
@@ -31,8 +32,7 @@ from cryoflow.io.programs.border import (
 )
 from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign
 from cryoflow.io.sources.source import read_all
-from cryoflow.io.star.relion import text
-from cryoflow.schema import require, validate
+from cryoflow.schema import validate
 
 __all__ = ["read_cistem", "write_cistem"]
 
@@ -291,20 +291,11 @@ def write_cistem(ds: xr.Dataset, path: str | Path, *, images: str | Path | None 
     ResourceError : the disk is full; nothing half-written is left.
     """
     where = f"write_cistem({path})"
-    validate(ds, where, required=["pixel_size"])
-    n = ds.sizes.get("particle", 0)
-    if n == 0:
-        raise ParameterError(where, expected="at least one particle", found="none", remedy="The selection is empty.")
-    if images is not None:
-        from cryoflow.io.images.mrc import write_stack
-
-        require(ds, where, ["image"])
-        write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
-        ds = ds.assign(image_name=("particle", text(f"{i:06d}@{images}" for i in range(1, n + 1))))
+    ds = particles_to_write(ds, images, where, dtype=dtype)
     table = _columns_of(ds, where, new_stack=images is not None)
     with atomic(path) as partial, partial.open("wb") as file:
         if str(path).lower().endswith(".cistem"):
-            file.write(_packed(table, n))
+            file.write(_packed(table, ds.sizes["particle"]))
         else:
             for piece in _star(table):
                 file.write(piece)

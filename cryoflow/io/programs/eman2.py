@@ -16,9 +16,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from cryoflow.errors import FormatError, ParameterError
+from cryoflow.errors import FormatError
 from cryoflow.io.files import atomic
 from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.programs.border import (
     ctf_variables,
     names_of,
@@ -29,7 +30,7 @@ from cryoflow.io.programs.border import (
 from cryoflow.io.programs.plain_json import dump_json, json_numbers, parse_json, parse_or_keep
 from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
-from cryoflow.schema import require, validate
+from cryoflow.schema import validate
 
 __all__ = [
     "eman_to_matrix",
@@ -270,16 +271,7 @@ def write_eman_list(
     ResourceError : the disk is full; nothing half-written is left.
     """
     where = f"write_eman_list({path})"
-    validate(ds, where, required=["pixel_size"])
-    n = ds.sizes.get("particle", 0)
-    if n == 0:
-        raise ParameterError(where, expected="at least one particle", found="none", remedy="The selection is empty.")
-    if images is not None:
-        from cryoflow.io.images.mrc import write_stack
-
-        require(ds, where, ["image"])
-        write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
-        ds = ds.assign(image_name=("particle", text(f"{i:06d}@{images}" for i in range(1, n + 1))))
+    ds = particles_to_write(ds, images, where, dtype=dtype)
     files, file, section = section_names(ds, where)
     rows = [f"{s - 1}\t{files[f]}\t{dump_json(a)}" for s, f, a in zip(section, file, _row_attributes(ds), strict=True)]
     lines = [row.encode("utf-8", "surrogateescape") for row in rows]

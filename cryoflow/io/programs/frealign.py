@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
 from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.programs.border import (
     ctf_variables,
     number_rows,
@@ -301,18 +302,13 @@ def write_frealign(
     ResourceError : the disk is full; nothing half-written is left.
     """
     where = f"write_frealign({path})"
-    validate(ds, where, required=["rotation", "pixel_size"])
-    if not ds.sizes.get("particle"):
-        raise ParameterError(where, expected="at least one particle", found="none", remedy="The selection is empty.")
+    require(ds, where, ["rotation"])
+    ds = particles_to_write(ds, images, where, dtype=dtype)
     n = ds.sizes["particle"]
     source = tuple(ds.attrs.get("par_columns", ()))
     names = _LAYOUTS[layout] if layout else (source or _LAYOUTS["v9"])
     in_pixels = ds.attrs.get("par_shift_unit") == "pixel" if layout is None and source else layout == "old"
     if images is not None:
-        from cryoflow.io.images.mrc import write_stack
-
-        require(ds, where, ["image"])
-        write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
         number: NDArray[Any] = np.arange(1, n + 1)
     elif "image_name" in ds:
         files, _, number = section_names(ds, where)

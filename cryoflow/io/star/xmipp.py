@@ -19,11 +19,11 @@ from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
 from cryoflow.io.images.attach import attach_images
 from cryoflow.io.images.lazy import CHUNK_BYTES
-from cryoflow.io.images.mrc import write_stack
+from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.particles import image_numbers
 from cryoflow.io.sources.address import folder_of
 from cryoflow.io.sources.source import normal
-from cryoflow.io.star.relion import from_tables, split_optics, text, to_tables
+from cryoflow.io.star.relion import from_tables, split_optics, to_tables
 from cryoflow.io.star.relion_blocks import join_blocks
 from cryoflow.io.star.star import read_star
 from cryoflow.io.star.starwrite import star_bytes
@@ -149,16 +149,7 @@ def write_xmipp(ds: xr.Dataset, path: str | Path, *, images: str | Path | None =
     """
     path = Path(path)
     where = f"write_xmipp({path})"
-    validate(ds, where, required=["pixel_size"])
-    n = ds.sizes.get("particle", 0)
-    if n == 0:
-        raise ParameterError(where, expected="at least one particle", found="none", remedy="The selection is empty.")
-    if images is not None:
-        require(ds, where, ["image"])
-        write_stack(images, ds["image"], pixel_size=float(ds.pixel_size.values[0]), dtype=dtype)
-        stack, folder = Path(images).resolve(), path.resolve().parent
-        shown = stack.relative_to(folder) if stack.is_relative_to(folder) else stack
-        ds = ds.assign(image_name=("particle", text([f"{i:06d}@{shown}" for i in range(1, n + 1)])))
+    ds = particles_to_write(ds, images, where, dtype=dtype, beside=path)
     require(ds, where, ["image_name"])
     ds = _mirror(ds.drop_vars("image", errors="ignore"))
     source: dict[str, Any] = dict(ds.attrs.get("star_file", {})) if "xmipp_columns" in ds.attrs else {}
