@@ -207,3 +207,13 @@ def test_inspect_tells_what_is_there(run_folder: Path, name: str) -> None:
     shown = command("inspect", f"real/{name}", folder=run_folder).stdout
     assert name.rpartition("/")[2] in shown
     assert len(shown.splitlines()) >= 1 + 5 * (not name.endswith(("mrc", "mrcs")))
+
+
+@pytest.mark.data
+def test_errors_name_the_options_of_the_command(data: Path, tmp_path: Path) -> None:
+    """What Python calls ``pixel_size=`` is ``--pixel-size`` to who typed a command; other names stay."""
+    ended = command("import", str(data / "particles/parts-15_128x128f.par"), "-o", "a.zarr", folder=tmp_path)
+    assert ended.returncode == 3
+    assert "Give --pixel-size in angstrom, or detector_pixel= in micrometre." in ended.stderr
+    ended = command("table", str(data / "particles/relion31.6opticsgroups.star"), folder=tmp_path)
+    assert "or pass --mixed-pixel-sizes." in ended.stderr

@@ -265,7 +265,7 @@ def test_pictures() -> None:
     assert picture([]) is None
     tiles = picture([np.arange(100.0 * 80).reshape(100, 80)] * 5)
     assert tiles is not None
-    assert tiles.shape == (170, 255)
+    assert tiles.shape == (100, 120)  # two rows of three tiles, which are as large as what they hold
     assert tiles.max() == 255
     assert picture([np.full((8, 8), np.nan)]) is not None
 

@@ -6,7 +6,9 @@ be used; 4 a computation that failed; 5 a resource that is missing or full; 130 
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +51,18 @@ def exit_code(error: BaseException) -> int:
     return codes[0] if codes else 1
 
 
+def _as_options(message: str) -> str:
+    """Python's arguments in an error as the options of the command that was given: ``root=`` is ``--root`` there."""
+    commands = {str(c.name or getattr(c.callback, "__name__", "")): c.callback for c in app.registered_commands}
+    callback = next((commands[word] for word in sys.argv[1:] if word in commands), None)
+    options = inspect.signature(callback).parameters if callback is not None else {}
+
+    def option(found: re.Match[str]) -> str:
+        return f"--{found[1].replace('_', '-')}" if found[1] in options else found[0]
+
+    return re.sub(r"(?<![\w-])([a-z_]+)=(?:True\b|(?=[\s,.;)]|$))", option, message)
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"cryoflow {__version__}")
@@ -83,6 +97,7 @@ def main() -> None:
     except (CryoflowError, KeyboardInterrupt) as error:
         if os.environ.get("CRYOFLOW_DEBUG"):
             raise
-        message = "interrupted; run the same command again to go on" if isinstance(error, KeyboardInterrupt) else error
+        interrupted = isinstance(error, KeyboardInterrupt)
+        message = "interrupted; run the same command again to go on" if interrupted else _as_options(str(error))
         sys.stderr.write(f"cryoflow: {message}\n")
         sys.exit(exit_code(error))

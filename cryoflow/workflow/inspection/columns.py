@@ -72,7 +72,7 @@ def _optics(ds: xr.Dataset, out: Inspection) -> None:
         if used.max() - used.min() > 1e-3 * used.max():
             out.add("error", out.address, "optics groups of different pixel sizes: "
                     + ", ".join(f"{p:g}" for p in np.unique(used)) + " A", "Rescale the groups to one pixel size, or"
-                    " keep one of them (cryoflow table --query 'pixel_size < ...').")  # fmt: skip
+                    " keep one of them (cryoflow table --mixed-pixel-sizes --query 'pixel_size < ...').")  # fmt: skip
     if "optics_group" in ds and "optics" in ds.dims:
         unused = ds.sizes["optics"] - len(np.unique(ds["optics_group"].values))
         if unused:

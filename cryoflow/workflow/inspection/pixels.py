@@ -135,13 +135,14 @@ def picture(images: list[NDArray[Any]], *, size: int = 256) -> NDArray[np.uint8]
     if not images:
         return None
     across = int(np.ceil(np.sqrt(len(images))))
-    tile = max(16, size // across)
-    sheet = np.zeros((tile * -(-len(images) // across), tile * across), np.uint8)
-    for i, image in enumerate(images):
-        values = np.nan_to_num(_binned(image.astype(np.float64), tile), posinf=0, neginf=0)
+    tiles = [_binned(image.astype(np.float64), max(16, size // across)) for image in images]
+    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
+    sheet = np.zeros((height * -(-len(images) // across), width * across), np.uint8)
+    for i, tile in enumerate(tiles):
+        values = np.nan_to_num(tile, posinf=0, neginf=0)
         low, high = np.percentile(values, (1, 99))
         grey = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1) * 255
-        y, x = (i // across) * tile, (i % across) * tile
+        y, x = (i // across) * height, (i % across) * width
         sheet[y : y + grey.shape[0], x : x + grey.shape[1]] = grey.astype(np.uint8)
     return sheet
 
