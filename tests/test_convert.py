@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 from test_cli import command
 
-from cryoflow.errors import ParameterError
+from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io import open_store, read_particles, save, write_map, write_stack
 from cryoflow.io.convert import convert
 from cryoflow.io.datasets import open_images
@@ -90,7 +90,9 @@ def test_references_to_selections_and_other_byte_orders(tmp_path: Path, data: Pa
     taken = xr.Dataset({"image": take_rows(ds["image"].variable, rows)})
     write_references(taken, tmp_path / "r.json")
     np.testing.assert_array_equal(referred(tmp_path / "r.json")["image"][:], ds.image.values[rows])
-    real = open_images(data / "particles/parts.stk")
+    with pytest.raises(FormatError, match=r"square pixels; found 90\.3438 x 107\.25"):
+        open_images(data / "particles/parts.stk")  # its header is wrong
+    real = open_images(data / "particles/parts.stk", pixel_size=1.7)
     write_references(real, tmp_path / "s.json")
     np.testing.assert_array_equal(referred(tmp_path / "s.json")["image"][:], real.image.values)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from cryoflow.errors import ParameterError
+from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.images.image_file import open_image_file
 from cryoflow.io.images.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
 from cryoflow.io.images.mrc import read_map, write_map, write_stack
@@ -32,7 +32,7 @@ def open_images(
 
     Raises
     ------
-    FormatError : not a file of images, or a damaged one.
+    FormatError : not a file of images, a damaged one, or pixels that are not square.
 
     Examples
     --------
@@ -48,7 +48,13 @@ def open_images(
     count, rows, columns = file.shape
     array = FileImages((file,), np.zeros(count, np.int32), np.arange(count, dtype=np.int32), (rows, columns),
                        np.dtype(np.float32))  # fmt: skip
-    size = file.voxel[0] if pixel_size is None else float(pixel_size)
+    across, along = file.voxel[:2]
+    if pixel_size is None and min(across, along) > 0 and abs(across - along) > 0.01 * across:
+        raise FormatError(
+            address, expected="square pixels", found=f"{across:g} x {along:g} angstrom in its header",
+            remedy="Give pixel_size= if the header is wrong.",
+        )  # fmt: skip
+    size = across if pixel_size is None else float(pixel_size)
     name = address.replace("\\", "/").rpartition("/")[2]
     ds = xr.Dataset({
         "image": lazy(("particle", "y", "x"), array, chunk_rows(4 * rows * columns, chunk_bytes)),
