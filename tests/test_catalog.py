@@ -197,6 +197,13 @@ def test_files_are_found_as_in_the_archive_or_flat(tmp_path: Path, place: str) -
     )
 
 
+def test_a_folder_of_the_entrys_name_goes_before_others(tmp_path: Path) -> None:
+    for folder in ("micrographs", "empiar-10146/micrographs"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.mrc").touch()
+    assert locate("micrographs/*.mrc", tmp_path, "EMPIAR-10146") == f"{tmp_path}/empiar-10146/micrographs/*.mrc"
+
+
 def test_the_archives_layout_comes_before_a_flat_one(tmp_path: Path) -> None:
     micrograph(tmp_path / "001.mrc")
     micrograph(tmp_path / "10028/data/Micrographs/Micrographs_part2/007.mrc")

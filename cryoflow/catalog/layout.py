@@ -22,13 +22,16 @@ __all__ = ["find_files", "folders", "image_set", "locate", "match_remote", "vari
 def folders(root: Path | str, name: str) -> list[str]:
     """The folders that may be the data folder of entry ``name``, as the archive has it before flat ones.
 
-    >>> folders("/mirror", "EMPIAR-10028")
-    ['/mirror/10028/data', '/mirror/EMPIAR-10028/data', '/mirror/EMPIAR-10028', '/mirror/data', '/mirror']
+    >>> folders("/mirror", "EMPIAR-10028")[:3]
+    ['/mirror/10028/data', '/mirror/EMPIAR-10028/data', '/mirror/EMPIAR-10028']
+    >>> folders("/mirror", "EMPIAR-10028")[3:]
+    ['/mirror/empiar-10028/data', '/mirror/empiar-10028', '/mirror/data', '/mirror']
     """
     base = str(root).rstrip("/") or "/"
     number = archive_number(name)
     archive = [f"{base}/{number}/data"] if number is not None else []
-    return [*archive, f"{base}/{name}/data", f"{base}/{name}", f"{base}/data", base]
+    own = [f"{base}/{n}{d}" for n in dict.fromkeys((name, name.lower())) for d in ("/data", "")]
+    return [*archive, *own, f"{base}/data", base]
 
 
 def variants(pattern: str) -> list[str]:
@@ -44,11 +47,12 @@ def variants(pattern: str) -> list[str]:
 def locate(pattern: str, root: Path | str, name: str) -> str | None:
     """The first absolute pattern below a local root that has files: in the archive's layout, then flat.
 
-    None if no layout has any. Flat means that all files lie in one folder, whatever folder the archive has them in.
+    None if no layout has any. Flat means that all files lie in one folder, whatever folder the archive has them in. A
+    folder named after the entry goes before what else lies below the root.
     """
     base = Path(root).resolve()
-    for candidate in variants(pattern):
-        for folder in folders(base, name):
+    for folder in folders(base, name):
+        for candidate in variants(pattern):
             if any(Path(folder).glob(candidate)):
                 return f"{folder}/{candidate}"
     return None
