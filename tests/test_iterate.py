@@ -246,4 +246,4 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         assert len(read_records(disk / "run")) == 3
         assert iterate(lambda s: s, {}, until=lambda s: True, limit=9, store=disk / "run")["x"].size == 2048 * 8
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "-l", str(disk)], check=True)
