@@ -69,17 +69,24 @@ class _Handler(BaseHTTPRequestHandler):
             server.authorization = self.headers.get("Authorization", "")
             server.open += 1
             server.most_open = max(server.most_open, server.open)
+        self.counted = True
         try:
             fault = server.fault(number, path)
             with server.lock:
                 server.done[fault] += 1
             self._answer(server.folder / path.lstrip("/"), fault)
         finally:
-            with server.lock:
-                server.open -= 1
+            self._leave()
+
+    def _leave(self) -> None:
+        """No more under way: called before the last byte goes, or a client may be back before it is counted off."""
+        with self.server.lock:
+            self.server.open -= self.counted
+            self.counted = False
 
     def _answer(self, file: Path, fault: str) -> None:
         if fault == "stall":
+            self._leave()  # when the client gives up is not told
             self.server.stopping.wait(30)
             self.close_connection = True
             return
@@ -117,6 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         part = len(data) // 2 if fault in ("stall-midway", "cut", "reset") else len(data)
         with self.server.lock:
             self.server.bytes += part
+        self._leave()
         if fault == "drip":
             for byte in data:
                 self.wfile.write(bytes([byte]))
@@ -136,6 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR) if fault == "cut" else self.connection.close()
 
     def _plain(self, code: int, headers: dict[str, str] | None = None) -> None:
+        self._leave()
         self.send_response(code)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

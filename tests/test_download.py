@@ -52,7 +52,7 @@ def test_parts_come_in_parallel_and_nothing_else_is_left(archive: Path, tmp_path
         assert path.read_bytes() == DATA
         assert left(path.parent) == {"a.bin"}
         assert len(server.requests) == 1 + 16
-        assert 1 < server.most_open <= 6  # the server learns a little late that a client has gone
+        assert 1 < server.most_open <= 4
         assert download(f"{server.url}/a.bin", path, size=len(DATA), checksum=SHA) == path  # already there: not asked
         assert len(server.requests) == 1 + 16
     assert seen[0] == (0, len(DATA))
@@ -216,7 +216,7 @@ def test_many_files_over_a_bad_server(archive: Path, tmp_path: Path) -> None:
         pairs = [(f"{server.url}/{i}.bin", f"x/{i}.bin") for i in range(30)]
         paths = download_all(pairs, tmp_path, connections=6, progress=lambda *t: told.append(t))
         assert [p.read_bytes() for p in paths] == [DATA[i : i + 70_000] for i in range(30)]
-        assert server.most_open <= 10  # as above
+        assert server.most_open <= 8
         assert told[-1] == (30 * 70_000, 30 * 70_000)
         assert sum(server.done.values()) - server.done[""] > 5
 
