@@ -31,6 +31,8 @@ class FaultServer(ThreadingHTTPServer):
         self.folder, self.fault = folder, fault
         self.ranges = True  # False: whole files only
         self.versions = True  # False: neither ETag nor Last-Modified
+        self.patience = 0  # how often the same bytes are refused at most; 0: chance decides
+        self.refused: Counter[tuple[str, str]] = Counter()
         self.stopping = threading.Event()
         self.lock = threading.Lock()
         self.requests: list[tuple[str, str]] = []  # (path, range) in order
@@ -73,6 +75,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             fault = server.fault(number, path)
             with server.lock:
+                asked = server.requests[number]
+                if fault and server.patience and server.refused[asked] >= server.patience:
+                    fault = ""
+                server.refused[asked] = server.refused[asked] + 1 if fault else 0
                 server.done[fault] += 1
             self._answer(server.folder / path.lstrip("/"), fault)
         finally:

@@ -190,6 +190,7 @@ def test_a_ragged_set_over_a_server_of_all_faults(seed: int, tmp_path: Path, mon
     share = [0.2, 0.05, 0.05][seed]
     right = told = 0
     with serving(tmp_path, at_random(share, kinds, seed)) as server:
+        server.patience = 2  # a wrong answer is believed the third time, and so it should be
         for _ in range(4):
             blocks.forget()
             try:
@@ -232,3 +233,18 @@ def test_near_parts_of_a_file_are_one_request(tmp_path: Path) -> None:
         blocks.forget()
         with pytest.raises(FormatError, match=r"s\.mrcs.*changed since it was opened"):
             read_images(header, 0, 1)
+
+
+def test_a_wrong_answer_after_lost_connections_is_asked_again(tmp_path: Path) -> None:
+    """Two lost connections do not use up the attempts that a wrong answer has of its own."""
+    (tmp_path / "s.bin").write_bytes(bytes(range(256)) * 400)
+    with serving(tmp_path) as server:
+        file = http.open_http(f"{server.url}/s.bin")
+        before = len(server.requests)
+        server.fault = lambda number, _: {0: "cut", 1: "503", 2: "no-range", 3: "no-range"}.get(number - before, "")
+        assert file.fetch(70_000, 70_010) == (bytes(range(256)) * 400)[70_000:70_010]
+        before = len(server.requests)
+        server.fault = lambda *_: "no-range"
+        with pytest.raises(ResourceError, match="the whole file instead of a part"):
+            file.fetch(70_000, 70_010)
+        assert len(server.requests) - before == 3

@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ Answer = TypeVar("Answer")
 
 
 class Again(Exception):
-    """An answer that another attempt may better; ``error`` is raised when ``attempts`` did not."""
+    """An answer that another attempt may better; ``error`` is raised after ``attempts`` answers of the same hope."""
 
     def __init__(self, error: CryoflowError, *, pause: float = 0.0, attempts: int = ATTEMPTS) -> None:
         self.error, self.pause, self.attempts = error, pause, attempts
@@ -98,6 +99,7 @@ def stream(url: str, check: Callable[[Any], None], write: Callable[[bytes], None
 def _persist(url: str, headers: dict[str, str], where: str, take: Callable[[Any], Answer]) -> Answer:
     """One attempt after the other, each with a permit, further apart each time."""
     attempt = 0
+    hopes: Counter[int] = Counter()  # a wrong answer that will stay is told apart from one after two lost connections
     while True:
         attempt += 1
         try:
@@ -105,7 +107,8 @@ def _persist(url: str, headers: dict[str, str], where: str, take: Callable[[Any]
                 return _attempt(url, headers, where, take)
         except Again as again:
             error = again.error
-            if attempt >= again.attempts:
+            hopes[again.attempts] += 1
+            if attempt >= ATTEMPTS or hopes[again.attempts] >= again.attempts:
                 found = f"{error.found} ({attempt} attempts)"
                 raise type(error)(error.where, expected=error.expected, found=found, remedy=error.remedy) from None
             wait = max(again.pause, _PAUSE * 2 ** (attempt - 1))
