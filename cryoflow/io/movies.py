@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io.images.image_file import ImageFile, open_image_file, open_image_files
 from cryoflow.io.images.lazy import CHUNK_BYTES, chunk_rows
+from cryoflow.io.images.lazy_array import LazyImages
 from cryoflow.io.images.mrc import check_pixel_size, contradicts
 from cryoflow.io.sources.address import folders_above, resolve
 from cryoflow.io.sources.source import is_remote, normal
@@ -33,11 +32,13 @@ _PARENTS = 4  # RELION's names are relative to the project
 
 
 @dataclass(frozen=True)
-class MovieFrames(BackendArray):
+class MovieFrames(LazyImages):
     """Frames of many movies as one array (movie, frame, y, x). A movie's own frames come first, then zeros.
 
     ``file[i]`` is the index of movie i in ``files``, -1 where it cannot be read.
     """
+
+    counted: ClassVar[int] = 2
 
     files: tuple[ImageFile, ...]
     file: NDArray[np.int32]
@@ -48,31 +49,19 @@ class MovieFrames(BackendArray):
     def shape(self) -> tuple[int, ...]:
         return (len(self.file), *self.extent)
 
-    @property
-    def ndim(self) -> int:
-        return 4
-
-    def token(self) -> str:
-        """Name of the content: the files as they were when they were opened."""
-        digest = hashlib.sha256(self.file.tobytes() + f"{self.extent} {self.dtype}".encode())
+    def content(self) -> Iterator[bytes]:
+        """The movies, and the files as they were when they were opened."""
+        yield self.file.tobytes() + f"{self.extent} {self.dtype}".encode()
         for file in self.files:
-            digest.update(f"{file.token()}\n".encode())
-        return digest.hexdigest()[:32]
+            yield f"{file.token()}\n".encode()
 
-    def __dask_tokenize__(self) -> str:
-        return self.token()
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        movies, frames = (np.arange(n)[k] for n, k in zip(self.shape[:2], key[:2]))
-        out = np.zeros((np.size(movies), np.size(frames), *self.extent[1:]), self.dtype)
-        for movie, place in zip(np.atleast_1d(movies), out, strict=True):
+    def read(self, movies: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[Any]:
+        """Whole ``frames`` of ``movies``."""
+        out = np.zeros((len(movies), len(frames), *self.extent[1:]), self.dtype)
+        for movie, place in zip(movies, out, strict=True):
             if self.file[movie] >= 0:
-                _fill(place, self.files[self.file[movie]], np.atleast_1d(frames))
-        lead = tuple(0 if np.ndim(n) == 0 else slice(None) for n in (movies, frames))
-        return np.asarray(out[(*lead, slice(None), slice(None))][(..., *key[2:])])
+                _fill(place, self.files[self.file[movie]], frames)
+        return out
 
 
 def _fill(out: NDArray[Any], file: ImageFile, frames: NDArray[np.int64]) -> None:
@@ -173,9 +162,12 @@ def _sources(
         star = normal(source)
         base, names, ds = _from_star(star, root)
         rows = [f"{star}, row {i}" for i in range(1, len(names) + 1)]
-        return base, names, ds, [
-            resolve(n, base, where=row, allow_outside=allow_outside) for n, row in zip(names, rows, strict=True)
-        ]
+        return (
+            base,
+            names,
+            ds,
+            [resolve(n, base, where=row, allow_outside=allow_outside) for n, row in zip(names, rows, strict=True)],
+        )
     if not isinstance(source, str | Path):
         paths = [normal(p) for p in source]
     elif Path(source).is_dir():

@@ -6,8 +6,7 @@ few rows. Images that lie in files need neither: the rows that a new chunk holds
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -15,21 +14,22 @@ from weakref import WeakValueDictionary
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from xarray.backends import BackendArray
 from xarray.core import indexing
+
+from cryoflow.io.images.lazy_array import LazyImages
 
 __all__ = ["Gathered", "join_rows", "remember", "source_of", "take_rows"]
 
 # lazy arrays by the name of the chunked array made of them, for as long as that lives
-_KNOWN: WeakValueDictionary[str, BackendArray] = WeakValueDictionary()
+_KNOWN: WeakValueDictionary[str, LazyImages] = WeakValueDictionary()
 
 
-def remember(name: str, array: BackendArray) -> None:
+def remember(name: str, array: LazyImages) -> None:
     """Note that the chunked array ``name`` holds just the rows of ``array``."""
     _KNOWN[name] = array
 
 
-def source_of(variable: xr.Variable) -> BackendArray | None:
+def source_of(variable: xr.Variable) -> LazyImages | None:
     """The lazy array that a variable shows row by row, or None (in memory, computed, or from another process)."""
     if variable.chunks is None:
         return None
@@ -37,7 +37,7 @@ def source_of(variable: xr.Variable) -> BackendArray | None:
 
 
 @dataclass(frozen=True)
-class Gathered(BackendArray):
+class Gathered(LazyImages):
     """Rows ``row[i]`` of ``parts[part[i]]``, all of one frame and type."""
 
     parts: tuple[Any, ...]
@@ -53,27 +53,11 @@ class Gathered(BackendArray):
     def shape(self) -> tuple[int, ...]:
         return (len(self.row), *self.parts[0].shape[1:])
 
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def token(self) -> str:
-        """Name of the content: that of each part, and the rows."""
-        digest = hashlib.sha256(self.part.tobytes() + self.row.tobytes())
+    def content(self) -> Iterator[bytes]:
+        """The rows, and the names of the parts."""
+        yield self.part.tobytes() + self.row.tobytes()
         for array in self.parts:
-            digest.update(array.token().encode())
-        return digest.hexdigest()[:32]
-
-    def __dask_tokenize__(self) -> str:
-        return self.token()
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        rows = np.arange(len(self.row))[key[0]]
-        images = self.read(np.atleast_1d(rows))
-        return np.asarray(images[(0 if np.ndim(rows) == 0 else slice(None), *key[1:])])
+            yield array.token().encode()
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Whole images of ``rows``."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from cryoflow.io.images.gather import remember
 from cryoflow.io.images.image_file import ImageFile
+from cryoflow.io.images.lazy_array import LazyImages
 from cryoflow.io.sources.source import is_remote
 from cryoflow.io.sources.threads import concurrently
 
@@ -33,16 +33,16 @@ def chunk_rows(row_bytes: int, chunk_bytes: float = CHUNK_BYTES) -> int:
     return max(1, int(chunk_bytes // max(1, row_bytes)))
 
 
-def lazy(dims: tuple[str, ...], array: BackendArray, rows: int, attrs: dict[str, Any] | None = None) -> xr.Variable:
+def lazy(dims: tuple[str, ...], array: LazyImages, rows: int, attrs: dict[str, Any] | None = None) -> xr.Variable:
     """A variable over ``array``, in chunks of ``rows`` along its first dimension; nothing is read."""
     variable = xr.Variable(dims, indexing.LazilyIndexedArray(array), attrs)
-    chunked: xr.Variable = variable.chunk({dims[0]: rows}, name=f"images-{array.token()}-")  # type: ignore[attr-defined]
+    chunked: xr.Variable = variable.chunk({dims[0]: rows}, name=f"images-{array.token()}-")
     remember(str(chunked.data.name), array)
     return chunked
 
 
 @dataclass(frozen=True)
-class FileImages(BackendArray):
+class FileImages(LazyImages):
     """Images number ``section[i]`` of file ``files[file[i]]``, as rows of one array (row, y, x) of ``dtype``.
 
     Rows that follow each other in a file are read by one call. Of remote files several parts are read at a time.
@@ -59,29 +59,11 @@ class FileImages(BackendArray):
     def shape(self) -> tuple[int, ...]:
         return (len(self.file), *self.frame)
 
-    @property
-    def ndim(self) -> int:
-        return 3
-
-    def token(self) -> str:
-        """Name of the content: the files, as they were when they were opened, and the rows."""
-        digest = hashlib.sha256(self.file.tobytes() + self.section.tobytes() + str(self.dtype).encode())
+    def content(self) -> Iterator[bytes]:
+        """The rows, and the files as they were when they were opened."""
+        yield self.file.tobytes() + self.section.tobytes() + str(self.dtype).encode()
         for file in self.files:
-            digest.update(f"{file.token()}\n".encode())
-        return digest.hexdigest()[:32]
-
-    def __dask_tokenize__(self) -> str:
-        return self.token()
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        rows = np.arange(len(self.file))[key[0]]
-        images = self.read(np.atleast_1d(rows))
-        if np.ndim(rows) == 0:
-            return np.asarray(images[0][key[1:]])
-        return np.asarray(images[(slice(None), *key[1:])])
+            yield f"{file.token()}\n".encode()
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Whole images of ``rows``."""
