@@ -248,3 +248,9 @@ def test_a_wrong_answer_after_lost_connections_is_asked_again(tmp_path: Path) ->
         with pytest.raises(ResourceError, match="the whole file instead of a part"):
             file.fetch(70_000, 70_010)
         assert len(server.requests) - before == 3
+
+
+@pytest.mark.parametrize("url", ["http://[bad/x", "http://h:99999999/x", "http:///x"])
+def test_what_is_no_address_is_said_at_once(url: str) -> None:
+    with pytest.raises(ResourceError, match="Invalid|Failed to parse|No host"):
+        open_source(url)

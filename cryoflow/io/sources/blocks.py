@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from cryoflow.io.sources.source import Source
+from cryoflow.io.sources.source import Reads, Source, check_span
 from cryoflow.io.sources.threads import concurrently
 
-__all__ = ["BLOCK", "HEAD", "Remote", "forget", "keep_head", "read_blocks"]
+__all__ = ["BLOCK", "HEAD", "CachedReads", "Remote", "forget", "keep_head", "read_blocks"]
 
 BLOCK = 1 << 17
 HEAD = 4096  # what opening a file brings along: enough for its header
@@ -35,6 +35,17 @@ class Remote(Source, Protocol):
     @property
     def lasting(self) -> bool:
         """Whether ``token`` tells contents apart for good, so that blocks may outlive the process."""
+
+
+class CachedReads(Reads):
+    """``read`` and ``read_into`` of a remote source, by way of the cache."""
+
+    __slots__ = ()
+
+    def read_into(self: Remote, start: int, out: memoryview) -> None:
+        """Fill ``out`` with what begins at ``start``."""
+        check_span(self, start, start + len(out))
+        read_blocks(self, start, out)
 
 
 class _Memory:

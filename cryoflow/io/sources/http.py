@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryoflow.errors import FormatError, ResourceError
-from cryoflow.io.sources.blocks import HEAD, keep_head, read_blocks
-from cryoflow.io.sources.source import changed, check_span
+from cryoflow.io.sources.blocks import HEAD, CachedReads, keep_head
+from cryoflow.io.sources.source import changed
 from cryoflow.io.sources.transport import Again, fetch, shown, unusable
 
 __all__ = ["HttpFile", "WholeOnly", "check_status", "open_http"]
@@ -27,7 +27,7 @@ class WholeOnly(FormatError):
 
 
 @dataclass(frozen=True, slots=True)
-class HttpFile:
+class HttpFile(CachedReads):
     """One file behind HTTP(S), as its server described it at opening."""
 
     url: str
@@ -45,17 +45,6 @@ class HttpFile:
     def lasting(self) -> bool:
         """Whether the server tells contents apart."""
         return bool(self.etag or self.modified)
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop``, cached."""
-        out = bytearray(check_span(self, start, stop))
-        self.read_into(start, memoryview(out))
-        return bytes(out)
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        """Fill ``out`` with what begins at ``start``."""
-        check_span(self, start, start + len(out))
-        read_blocks(self, start, out)
 
     def fetch(self, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop`` from the server, not cached."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryoflow.errors import CryoflowError, FormatError, ResourceError
-from cryoflow.io.sources.blocks import read_blocks
-from cryoflow.io.sources.source import changed, check_span
+from cryoflow.io.sources.blocks import CachedReads
+from cryoflow.io.sources.source import changed
 
 __all__ = ["OtherFile", "open_other"]
 
 
 @dataclass(frozen=True, slots=True)
-class OtherFile:
+class OtherFile(CachedReads):
     """One file behind fsspec; ``version`` is what its file system tells contents apart by ("" if by nothing)."""
 
     address: str
@@ -24,17 +24,6 @@ class OtherFile:
     def lasting(self) -> bool:
         """Whether the version tells contents apart."""
         return self.version != ""
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop``, cached."""
-        out = bytearray(check_span(self, start, stop))
-        self.read_into(start, memoryview(out))
-        return bytes(out)
-
-    def read_into(self, start: int, out: memoryview) -> None:
-        """Fill ``out`` with what begins at ``start``."""
-        check_span(self, start, start + len(out))
-        read_blocks(self, start, out)
 
     def fetch(self, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop`` from the file system, which must still hold the same file."""

@@ -127,19 +127,25 @@ def changed(address: str, expected: str, found: str) -> FormatError:
                        remedy="The file has changed since it was opened: open it again.")  # fmt: skip
 
 
+class Reads:
+    """``read`` of a source that has ``read_into``."""
+
+    __slots__ = ()
+
+    def read(self: Source, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop``."""
+        out = bytearray(check_span(self, start, stop))
+        self.read_into(start, memoryview(out))
+        return bytes(out)
+
+
 @dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(Reads):
     """A file on a disk; ``modified`` in nanoseconds. It is opened for each read and closed after it."""
 
     address: str
     size: int
     modified: int
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop``."""
-        out = bytearray(check_span(self, start, stop))
-        self.read_into(start, memoryview(out))
-        return bytes(out)
 
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill ``out`` with what begins at ``start``."""

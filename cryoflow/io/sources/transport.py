@@ -79,7 +79,10 @@ def fetch(url: str, start: int, stop: int, check: Callable[[Any], tuple[Answer, 
     return _persist(url, {"Range": f"bytes={start}-{stop - 1}"}, where, take)
 
 
-def stream(url: str, check: Callable[[Any], None], write: Callable[[bytes], None], restart: Callable[[], None]) -> None:
+def stream(
+    url: str, check: Callable[[Any], None], write: Callable[[bytes], None], restart: Callable[[], None], *,
+    attempts: int = ATTEMPTS,
+) -> None:  # fmt: skip
     """Ask for the whole of ``url`` and ``write`` it piece by piece; ``restart`` is called before each attempt."""
     where = shown(url)
 
@@ -93,10 +96,12 @@ def stream(url: str, check: Callable[[Any], None], write: Callable[[bytes], None
         if promised.isdecimal() and done != int(promised):
             raise Again(unusable(where, f"{done} of {promised} bytes"))
 
-    _persist(url, {}, where, take)
+    _persist(url, {}, where, take, attempts)
 
 
-def _persist(url: str, headers: dict[str, str], where: str, take: Callable[[Any], Answer]) -> Answer:
+def _persist(
+    url: str, headers: dict[str, str], where: str, take: Callable[[Any], Answer], attempts: int = ATTEMPTS
+) -> Answer:
     """One attempt after the other, each with a permit, further apart each time."""
     attempt = 0
     hopes: Counter[int] = Counter()  # a wrong answer that will stay is told apart from one after two lost connections
@@ -108,7 +113,7 @@ def _persist(url: str, headers: dict[str, str], where: str, take: Callable[[Any]
         except Again as again:
             error = again.error
             hopes[again.attempts] += 1
-            if attempt >= ATTEMPTS or hopes[again.attempts] >= again.attempts:
+            if attempt >= attempts or hopes[again.attempts] >= again.attempts:
                 found = f"{error.found} ({attempt} attempts)"
                 raise type(error)(error.where, expected=error.expected, found=found, remedy=error.remedy) from None
             wait = max(again.pause, _PAUSE * 2 ** (attempt - 1))
@@ -128,7 +133,7 @@ def _attempt(url: str, headers: dict[str, str], where: str, take: Callable[[Any]
             timeout=urllib3.Timeout(connect=limit, read=limit),
             retries=urllib3.Retry(total=5, connect=0, read=0, redirect=5, status=0, other=0, raise_on_status=False),
         )  # fmt: skip
-    except urllib3.exceptions.HTTPError as error:
+    except (urllib3.exceptions.HTTPError, ValueError) as error:  # ValueError: no address at all
         raise _unanswered(where, error) from error
     whole = False
     try:
@@ -162,7 +167,7 @@ def _unanswered(where: str, error: Exception) -> Exception:
     import urllib3
 
     reason = getattr(error, "reason", None) or error
-    final = (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError, urllib3.exceptions.ResponseError)
+    final = (urllib3.exceptions.SSLError, urllib3.exceptions.ResponseError, ValueError)
     text = str(reason.args[0] if getattr(reason, "args", ()) else reason) or type(reason).__name__
     if isinstance(reason, urllib3.exceptions.NewConnectionError):  # refused, or no such host
         text = text.partition(": ")[2] or text  # what precedes it is the name of an object
