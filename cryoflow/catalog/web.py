@@ -5,17 +5,10 @@ Such pages are made on the fly: they have neither a size nor parts, so they are 
 
 from __future__ import annotations
 
-import http.client
-import os
-import random
-import time
-import urllib.error
-import urllib.request
-from urllib.parse import urlsplit
+from typing import Any
 
-from cryoflow import __version__
-from cryoflow.errors import CryoflowError, FormatError, ResourceError
-from cryoflow.io.sources.transport import shown
+from cryoflow.errors import FormatError, ResourceError
+from cryoflow.io.sources.transport import Again, shown, stream
 
 __all__ = ["fetch_text"]
 
@@ -32,56 +25,30 @@ def fetch_text(address: str, *, limit: int) -> str:
     ------
     FormatError : there is nothing there, or more than ``limit`` bytes. ResourceError : no answer, or a refusal.
     """
-    timeout = _timeout()
-    error: CryoflowError | None = None
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(min(0.1 * 4**attempt, timeout) * random.uniform(0.75, 1.25))
-        try:
-            return _once(address, limit, timeout)
-        except urllib.error.HTTPError as answer:
-            answer.close()
-            if answer.code in {404, 410}:
-                raise FormatError(shown(address), expected="an existing address", found="nothing there") from None
-            error = ResourceError(shown(address), expected="an answer", found=f"HTTP status {answer.code}",
-                                  remedy="Try again later, or use a mirror.")  # fmt: skip
-            if answer.code not in _AGAIN:
-                raise error from None
-        except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException, OSError) as problem:
-            reason = getattr(problem, "reason", problem)
-            error = ResourceError(shown(address), expected="an answer", found=str(reason) or type(problem).__name__,
-                                  remedy="Is there a network? Mirrors: see docs/catalog.md.")  # fmt: skip
-        except ValueError as problem:
-            raise FormatError(shown(address), expected="an http(s) address", found=str(problem)) from None
-    assert error is not None
-    raise error
-
-
-def _once(address: str, limit: int, timeout: float) -> str:
+    where = shown(address)
     if not address.startswith(("http://", "https://")):
-        raise ValueError(address)
-    request = urllib.request.Request(address, headers={"User-Agent": f"cryoflow/{__version__}"})
-    with _opener(address).open(request, timeout=timeout) as answer:
-        raw: bytes = answer.read(limit + 1)
-        promised = answer.headers.get("Content-Length", "")
-    if len(raw) > limit:
-        raise FormatError(shown(address), expected=f"at most {limit} bytes", found="more")
-    if promised.isdigit() and len(raw) < int(promised):
-        raise ConnectionError(f"{len(raw)} of {promised} bytes")
+        raise FormatError(where, expected="an http(s) address", found=address)
+    raw = bytearray()
+
+    def check(response: Any) -> None:
+        if response.status in {404, 410}:
+            raise FormatError(where, expected="an existing address", found="nothing there")
+        if response.status != 200:
+            refused = ResourceError(where, expected="an answer", found=f"HTTP status {response.status}")
+            raise Again(refused) if response.status in _AGAIN else refused
+
+    def write(piece: bytes) -> None:
+        if len(raw) + len(piece) > limit:
+            raise FormatError(where, expected=f"at most {limit} bytes", found="more")
+        raw.extend(piece)
+
+    try:
+        stream(address, check, write, raw.clear, attempts=ATTEMPTS)
+    except ResourceError as error:
+        raise ResourceError(where, expected="an answer", found=error.found,
+                            remedy="Is there a network? Try again later, or use a mirror: see docs/catalog.md.",
+                            ) from None  # fmt: skip
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise FormatError(shown(address), expected="text", found=f"bytes {raw[:8]!r}") from None
-
-
-def _opener(address: str) -> urllib.request.OpenerDirector:
-    """The proxies of the environment, but none for this machine."""
-    local = (urlsplit(address).hostname or "") in {"localhost", "127.0.0.1", "::1"}
-    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
-
-
-def _timeout() -> float:
-    try:
-        return max(0.05, float(os.environ.get("CRYOFLOW_TIMEOUT", 10)))
-    except ValueError:
-        return 10.0
+        raise FormatError(where, expected="text", found=f"bytes {bytes(raw[:8])!r}") from None
