@@ -252,5 +252,5 @@ def test_a_wrong_answer_after_lost_connections_is_asked_again(tmp_path: Path) ->
 
 @pytest.mark.parametrize("url", ["http://[bad/x", "http://h:99999999/x", "http:///x"])
 def test_what_is_no_address_is_said_at_once(url: str) -> None:
-    with pytest.raises(ResourceError, match="Invalid|Failed to parse|No host"):
+    with pytest.raises(ResourceError, match=r"Invalid|Failed to parse|No host"):
         open_source(url)
