@@ -168,7 +168,7 @@ def _computing(client: Any, progress: Any) -> Callable[..., Any]:
 def _unfinished(target: Any, compute: Callable[..., Any]) -> list[int]:
     """Chunks without a journal entry that holds, in their order."""
     from cryoflow.engine import map_rows
-    from cryoflow.io.stores.fill import verify_chunk
+    from cryoflow.io.stores.journal import verify_chunk
 
     count = math.prod(target.counts)
     entered = np.array([i for i in range(count) if target.entry(i).exists()], np.int64)
@@ -185,7 +185,7 @@ def _fill(
 ) -> None:
     """Make ``chunks``; straight from ``array``, the files behind the variable, where no codec is needed."""
     from cryoflow.engine import map_rows
-    from cryoflow.io.stores.fill import fill_chunk, fill_rows
+    from cryoflow.io.stores.write_chunk import fill_chunk, fill_rows
 
     variable, target = store.rows(name), store.bulk[name]
     dim = str(variable.dims[0])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
 from cryoflow.errors import StoreError
+from cryoflow.io.images.lazy_array import LazyImages
 
 __all__ = ["RawChunks", "chunk_file"]
 
@@ -23,7 +22,7 @@ def chunk_file(array: Path, *index: int) -> Path:
 
 
 @dataclass(frozen=True)
-class RawChunks(BackendArray):
+class RawChunks(LazyImages):
     """Rows of an array whose chunks are plain little-endian files; read as ``dtype`` whatever they are stored as."""
 
     folder: str
@@ -37,29 +36,12 @@ class RawChunks(BackendArray):
         return self.extent
 
     @property
-    def ndim(self) -> int:
-        return len(self.extent)
-
-    @property
     def row_bytes(self) -> int:
         return int(np.prod(self.extent[1:], dtype=np.int64)) * self.stored.itemsize
 
-    def token(self) -> str:
-        status = Path(self.folder, "zarr.json").stat()
-        return hashlib.sha256(f"{self} {status.st_mtime_ns}".encode()).hexdigest()[:32]
-
-    def __dask_tokenize__(self) -> str:
-        return self.token()
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        rows = np.arange(self.extent[0])[key[0]]
-        out = self.read(np.atleast_1d(rows))
-        if all(isinstance(k, slice) and k == slice(None) for k in key[1:]):
-            return out if np.ndim(rows) else np.asarray(out[0])
-        return np.asarray(out[(slice(None) if np.ndim(rows) else 0, *key[1:])])
+    def content(self) -> Iterator[bytes]:
+        """The folder and its grid, and when it was made."""
+        yield f"{self} {Path(self.folder, 'zarr.json').stat().st_mtime_ns}".encode()
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Whole ``rows``, in their order."""

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def plain(value: Any, where: str) -> Any:
                      remedy="Give what JSON can hold.")  # fmt: skip
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)
