@@ -6,7 +6,7 @@ import glob
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -14,12 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError, ResourceError
 from cryoflow.io.files import inside
+from cryoflow.io.given import DEFAULTS, MicrographOptions, check_optics, put_optics
 from cryoflow.io.images.image_file import ImageFile, open_image_file
 from cryoflow.io.images.lazy import FileImages, lazy
 from cryoflow.io.images.mrc import check_pixel_size, contradicts
 from cryoflow.io.sources.address import folders_above
 from cryoflow.io.star.relion import from_tables, split_optics, text, to_blocks
 from cryoflow.io.star.star import read_star, write_star
+from cryoflow.options import takes
 from cryoflow.schema import validate
 
 __all__ = [
@@ -30,15 +32,9 @@ _MRC = {".mrc", ".mrcs", ".map"}
 _TIFF = {".tif", ".tiff"}
 
 
+@takes(MicrographOptions, DEFAULTS)
 def open_micrographs(
-    root_or_paths: str | Path | Iterable[str | Path],
-    *,
-    pixel_size: float | None = None,
-    voltage: float | None = None,
-    cs: float | None = None,
-    amplitude_contrast: float | None = None,
-    trust_given: bool = False,
-    allow_outside: bool = False,
+    root_or_paths: str | Path | Iterable[str | Path], **options: Unpack[MicrographOptions]
 ) -> xr.Dataset:
     """Open micrographs lazily, one to a chunk; broken ones stay as rows with ``usable`` False and a ``reason``.
 
@@ -65,21 +61,15 @@ def open_micrographs(
     ResourceError : a place that does not answer.
     """
     where = f"open_micrographs({root_or_paths})" if isinstance(root_or_paths, str | Path) else "open_micrographs"
-    root, names, ds = _sources(root_or_paths, where, allow_outside)
-    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
-    for name, value in given.items():
-        if value is not None:
-            ds[name] = ("optics", np.full(ds.sizes.get("optics", 1), float(value)))
-        low = ds[name].values.min() if name in ds else -1.0
-        if not np.isfinite(low) or low < 0 or (low == 0 and name in ("pixel_size", "voltage")):
-            raise ParameterError(where, expected=f"{name} above 0", found="none" if name not in ds else f"{low:g}",
-                                 remedy=f"Give {name}=.")  # fmt: skip
+    root, names, ds = _sources(root_or_paths, where, options["allow_outside"])
+    put_optics(ds, options, where)
+    check_optics(ds, where, required=True)
     frames, problems = _inspect([root / name for name in names], [str(p) for p in ds["reason"].values])
     good = [i for i, frame in enumerate(frames) if frame is not None]
     if not good:
         raise FormatError(where, expected="at least one readable micrograph", found=f"{len(names)} broken ones",
                           remedy=f"The first: {problems[0]}")  # fmt: skip
-    if not trust_given:
+    if not options["trust_given"]:
         groups = ds.optics_group.values
         for group in np.unique(groups):
             check_pixel_size([f for i in good if groups[i] == group and (f := frames[i]) is not None],

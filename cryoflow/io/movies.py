@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import xarray as xr
@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from xarray.core import indexing
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
+from cryoflow.io.given import DEFAULTS, MovieOptions, check_optics, put_optics
 from cryoflow.io.images.image_file import ImageFile, open_image_file, open_image_files
-from cryoflow.io.images.lazy import CHUNK_BYTES, chunk_rows
+from cryoflow.io.images.lazy import chunk_rows
 from cryoflow.io.images.lazy_array import LazyImages
 from cryoflow.io.images.mrc import check_pixel_size, contradicts
 from cryoflow.io.sources.address import folders_above, resolve
 from cryoflow.io.sources.source import is_remote, normal
 from cryoflow.io.star.relion import from_tables, split_optics, text
 from cryoflow.io.star.star import read_star
+from cryoflow.options import takes
 from cryoflow.schema import validate
 
 __all__ = ["MovieFrames", "open_movies"]
@@ -73,19 +75,13 @@ def _fill(out: NDArray[Any], file: ImageFile, frames: NDArray[np.int64]) -> None
             file.read(int(frames[first]), int(count), out[first : first + count])
 
 
+@takes(MovieOptions, DEFAULTS)
 def open_movies(
     source: str | Path | Iterable[str | Path],
     *,
-    pixel_size: float | None = None,
-    voltage: float | None = None,
-    cs: float | None = None,
-    amplitude_contrast: float | None = None,
     gain: str | Path | None = None,
     dose_per_frame: float | None = None,
-    root: str | Path | None = None,
-    trust_given: bool = False,
-    allow_outside: bool = False,
-    chunk_bytes: float = CHUNK_BYTES,
+    **options: Unpack[MovieOptions],
 ) -> xr.Dataset:
     """Open movies lazily; broken ones stay as rows with ``usable`` False and a ``reason``.
 
@@ -93,9 +89,9 @@ def open_movies(
     ----------
     source : a folder (its .mrc, .mrcs, .tif, .tiff and .eer files), a pattern with ``*``, a list of files or URLs, or
         RELION's STAR file of movies (its optics are used where a parameter below is not given).
-    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction.
     gain : image that multiplies the frames, of their size.
     dose_per_frame : electrons a square angstrom; by default what EER files say.
+    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction.
     root : folder that the names of a STAR file are relative to; by default the first of its folder and the four above
         it in which a movie is found.
     trust_given : accept a pixel size that headers contradict by more than 1 %.
@@ -127,14 +123,14 @@ def open_movies(
     ((2, 5, 8, 8), [5, 3], 192.0)
     """
     where = f"open_movies({source})" if isinstance(source, str | Path) else "open_movies"
-    base, names, ds, addresses = _sources(source, root, where, allow_outside)
-    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
-    _optics(ds, given, where)
+    base, names, ds, addresses = _sources(source, options["root"], where, options["allow_outside"])
+    put_optics(ds, options, where)
+    check_optics(ds, where)
     opened, problems = _inspect(addresses)
     if not any(opened):
         raise FormatError(where, expected="at least one movie that can be read", found=f"{len(names)} broken ones",
                           remedy=f"The first: {problems[0]}")  # fmt: skip
-    if "pixel_size" in ds and not trust_given:
+    if "pixel_size" in ds and not options["trust_given"]:
         _check_sizes(opened, problems, ds, where)
     frame = Counter(file.shape[1:] for file in opened if file is not None).most_common(1)[0][0]
     for i, file in enumerate(opened):
@@ -144,7 +140,7 @@ def open_movies(
     ds["frames"] = ("movie", np.array([0 if f is None else f.shape[0] for f in opened], np.int32))
     ds["usable"] = ("movie", np.array([not p for p in problems]))
     ds["reason"] = ("movie", text(problems))
-    ds["movie"] = _lazy(opened, frame, chunk_bytes)
+    ds["movie"] = _lazy(opened, frame, options["chunk_bytes"])
     dose = _dose(opened, dose_per_frame, where)
     if dose is not None:
         ds["dose_per_frame"] = ("movie", dose)
@@ -206,16 +202,6 @@ def _from_star(star: str, root: str | Path | None) -> tuple[str, list[str], xr.D
     folders = map(Path, folders_above(str(at), _PARENTS))
     found = next((c for c in folders if any((c / n).is_file() for n in names[:20])), at)
     return str(found), names, ds
-
-
-def _optics(ds: xr.Dataset, given: Mapping[str, float | None], where: str) -> None:
-    for name, value in given.items():
-        if value is not None:
-            ds[name] = ("optics", np.full(ds.sizes["optics"], float(value)))
-        if name in ds:
-            low = float(ds[name].values.min())
-            if not np.isfinite(low) or low < 0 or (low == 0 and name in ("pixel_size", "voltage")):
-                raise ParameterError(where, expected=f"{name} above 0", found=f"{low:g}", remedy=f"Give {name}=.")
 
 
 def _inspect(addresses: list[str]) -> tuple[list[ImageFile | None], list[str]]:

@@ -6,51 +6,40 @@ from array import array
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.images.attach import attach_images
-from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.errors import FormatError
+from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
+from cryoflow.io.particle_table import check_pixel_sizes, with_images
 from cryoflow.io.sources.address import folder_of
 from cryoflow.io.sources.source import normal
 from cryoflow.io.star.relion import from_tables, split_optics, to_blocks
 from cryoflow.io.star.star import read_star, write_star
-from cryoflow.schema import require, validate
+from cryoflow.options import takes
+from cryoflow.schema import describe, require, validate
 
 __all__ = ["read_particles", "write_particles"]
 
 _ROWS = 1 << 16  # names that are Python objects at a time
 
 
-def read_particles(
-    star: str | Path,
-    *,
-    root: str | Path | None = None,
-    images: bool = True,
-    pixel_size: float | None = None,
-    voltage: float | None = None,
-    cs: float | None = None,
-    amplitude_contrast: float | None = None,
-    mixed_pixel_sizes: bool = False,
-    trust_given: bool = False,
-    allow_outside: bool = False,
-    chunk_bytes: float = CHUNK_BYTES,
-) -> xr.Dataset:
+@takes(ReadOptions, DEFAULTS)
+def read_particles(star: str | Path, *, mixed_pixel_sizes: bool = False, **options: Unpack[ReadOptions]) -> xr.Dataset:
     """Read a particle STAR file of RELION 3.0, 3.1, 4 or 5; ``image`` is lazy and spans any number of stacks.
 
     Parameters
     ----------
     star : path or URL; the stacks of a URL lie beside it.
+    mixed_pixel_sizes : accept optics groups of different pixel sizes.
     root : folder or URL that the image names are relative to; by default the first of the STAR file's folder and the
         four above it in which a stack is found.
     images : False reads the metadata alone (the stacks need not exist).
     pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction; they replace what the file says.
-    mixed_pixel_sizes : accept optics groups of different pixel sizes.
     trust_given : accept a pixel size that the stacks' headers contradict.
     allow_outside : accept image names that lead out of ``root``.
     chunk_bytes : size of a chunk of images, bytes of float32.
@@ -79,38 +68,12 @@ def read_particles(
     """
     star = normal(star)
     rows, optics = split_optics(read_star(star, compact=True), "particles", star)
-    given = {"rlnImagePixelSize": pixel_size, "rlnVoltage": voltage, "rlnSphericalAberration": cs,
-             "rlnAmplitudeContrast": amplitude_contrast}  # fmt: skip
-    for label, value in given.items():
-        if value is not None:
-            if not np.isfinite(value) or value < 0 or (value == 0 and label != "rlnSphericalAberration"):
-                raise ParameterError(f"read_particles({star})", expected=f"{label} above 0", found=f"{value}")
-            optics[label] = float(value)
+    for name, value in given_optics(options, f"read_particles({star})").items():
+        optics[describe(name).star] = value
     ds = from_tables(rows, optics, dim="particle", where=star)
     ds["particle_id"] = ("particle", np.arange(ds.sizes["particle"], dtype=np.int64))
-    _check_pixel_sizes(ds, star, mixed_pixel_sizes)
-    if images:
-        if "image_name" not in ds:
-            raise FormatError(star, expected="_rlnImageName", found=f"labels {', '.join(ds.attrs['star_columns'])}",
-                              remedy="Pass images=False to read the metadata alone.")  # fmt: skip
-        names, file, section = image_numbers(ds.image_name.values, star)
-        ds = attach_images(ds, names, file, section, where=star, root=root, base=folder_of(star),
-                           allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes)  # fmt: skip
-    return validate(ds, star)
-
-
-def _check_pixel_sizes(ds: xr.Dataset, star: str, mixed: bool) -> None:
-    if "pixel_size" not in ds:
-        raise FormatError(star, expected="a pixel size (_rlnImagePixelSize)", found="none",
-                          remedy="Give pixel_size= in angstrom.")  # fmt: skip
-    used = ds.pixel_size.values[np.unique(ds.optics_group.values)]
-    if used.min() <= 0:
-        raise FormatError(star, expected="pixel sizes above 0", found=f"{used.min()}")
-    if used.max() - used.min() > 1e-3 * used.max() and not mixed:
-        raise FormatError(
-            star, expected="one pixel size", found=", ".join(f"{p:g}" for p in np.unique(used)) + " angstrom",
-            remedy="Rescale the groups to one pixel size, or pass mixed_pixel_sizes=True.",
-        )  # fmt: skip
+    check_pixel_sizes(ds, star, "_rlnImagePixelSize", mixed=mixed_pixel_sizes)
+    return validate(with_images(ds, star, options, label="_rlnImageName", base=folder_of(star)), star)
 
 
 def image_numbers(

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Unpack, cast
 
 import numpy as np
 import xarray as xr
 
-from cryoflow.errors import FormatError, ParameterError
+from cryoflow.errors import FormatError
 from cryoflow.io.cryosparc.cs_fields import numbers, words
 from cryoflow.io.cryosparc.cs_file import Columns
 from cryoflow.io.cryosparc.cs_table import UID, from_columns
 from cryoflow.io.cryosparc.cs_write import CONTRAST, write_cryosparc
 from cryoflow.io.cryosparc.csg import read_columns
+from cryoflow.io.given import DEFAULTS, Optics, ReadOptions, image_options, put_optics
 from cryoflow.io.images.attach import attach_images
-from cryoflow.io.images.lazy import CHUNK_BYTES
 from cryoflow.io.sources.address import folder_of
 from cryoflow.io.sources.source import normal
 from cryoflow.io.star.relion import text
+from cryoflow.options import takes
 from cryoflow.schema import require, validate
 
 __all__ = ["read_cryosparc", "write_cryosparc"]
 
-_OPTICS = ("pixel_size", "voltage", "cs", "amplitude_contrast")
 
-
+@takes(ReadOptions, DEFAULTS)
 def read_cryosparc(
     path: str | Path,
     *,
     passthrough: str | Path | Iterable[str | Path] = (),
-    root: str | Path | None = None,
-    images: bool = True,
-    pixel_size: float | None = None,
-    voltage: float | None = None,
-    cs: float | None = None,
-    amplitude_contrast: float | None = None,
     flip_y: bool = False,
-    trust_given: bool = False,
-    allow_outside: bool = False,
-    chunk_bytes: float = CHUNK_BYTES,
+    **options: Unpack[ReadOptions],
 ) -> xr.Dataset:
     """Read cryoSPARC's particles or micrographs: a ``.cs`` file, or a ``.csg`` group with all its passthroughs.
 
@@ -48,13 +40,9 @@ def read_cryosparc(
     ----------
     path : ``.cs`` (NumPy or compressed) or ``.csg``, a path or URL.
     passthrough : further ``.cs`` files of the same items, joined on ``uid`` whatever their order.
-    root : the project's folder, which the names of images are relative to; by default the first of the file's folder
-        and the four above it in which a stack is found.
-    images : False reads the metadata alone (the stacks need not exist).
-    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction; they replace what the file says.
     flip_y : count rows of coordinates from the micrographs' other end, for micrographs that another program wrote
         upside down.
-    trust_given, allow_outside, chunk_bytes : as in ``read_particles``.
+    options : those of ``read_particles``; ``root`` is the project's folder.
 
     Returns
     -------
@@ -78,30 +66,30 @@ def read_cryosparc(
     ([9223372036854775808], [-0.0, -1.0, 0.0])
     """
     where = normal(path)
-    columns = read_columns(path, passthrough, root=root, allow_outside=allow_outside)
+    columns = read_columns(path, passthrough, root=options["root"], allow_outside=options["allow_outside"])
     dim = _rows_of(columns)
     ds = from_columns(columns, dim=dim, where=where)
-    _override(ds, {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast},
-              where)  # fmt: skip
+    put_optics(ds, options, f"read_cryosparc({where})")
+    if "pixel_size" in ds and not ds["pixel_size"].values.min() > 0:
+        raise FormatError(where, expected="pixel sizes above 0", found=f"{ds['pixel_size'].values.min():g}",
+                          remedy="Give pixel_size= in angstrom.")  # fmt: skip
     if flip_y and "coordinate" in ds:
         height = numbers(columns, "location/micrograph_shape", where, 2)[:, 0]
         ds["coordinate"].values[:, 1] = height - 1 - ds["coordinate"].values[:, 1]
     if dim == "micrograph":
-        return _finish_micrographs(ds, where, images, root, allow_outside, trust_given)
+        return _finish_micrographs(ds, where, options)
     ds["particle_id"] = (dim, ds[UID].values.astype(np.uint64))
     contrast = _contrast(columns, where)
     if contrast:
         ds.attrs["image_contrast"] = contrast
-    if images:
+    if options["images"]:
         if "image_name" not in ds:
             raise FormatError(where, expected="blob/path and blob/idx", found=f"fields {', '.join(columns)}"[:300],
                               remedy="Give the file that has them too, or pass images=False.")  # fmt: skip
         names, code = words(columns, "blob/path", where)
         section = columns["blob/idx"].astype(np.int64)
-        ds = attach_images(
-            ds, [name.removeprefix(">") for name in names], code, section, where=where, root=root,
-            allow_outside=allow_outside, trust_given=trust_given, base=folder_of(where), chunk_bytes=chunk_bytes,
-        )  # fmt: skip
+        ds = attach_images(ds, [name.removeprefix(">") for name in names], code, section, where=where,
+                           base=folder_of(where), **image_options(options))  # fmt: skip
         ds["image"].attrs |= {"contrast": contrast} if contrast else {}
     return validate(ds, where)
 
@@ -109,17 +97,6 @@ def read_cryosparc(
 def _rows_of(columns: Columns) -> str:
     exposure = "micrograph_blob/path" in columns or "movie_blob/path" in columns or "mscope_params/accel_kv" in columns
     return "micrograph" if exposure and "blob/path" not in columns else "particle"
-
-
-def _override(ds: xr.Dataset, given: Mapping[str, float | None], where: str) -> None:
-    for name, value in given.items():
-        if value is not None:
-            if not np.isfinite(value) or value < 0 or (value == 0 and name in ("pixel_size", "voltage")):
-                raise ParameterError(f"read_cryosparc({where})", expected=f"{name} above 0", found=f"{value}")
-            ds[name] = ("optics", np.full(ds.sizes["optics"], float(value)))
-    if "pixel_size" in ds and not ds["pixel_size"].values.min() > 0:
-        raise FormatError(where, expected="pixel sizes above 0", found=f"{ds['pixel_size'].values.min():g}",
-                          remedy="Give pixel_size= in angstrom.")  # fmt: skip
 
 
 def _contrast(columns: Columns, where: str) -> str | None:
@@ -131,29 +108,25 @@ def _contrast(columns: Columns, where: str) -> str | None:
     return CONTRAST.get(signs[0])
 
 
-def _finish_micrographs(
-    ds: xr.Dataset, where: str, images: bool, root: Any, allow_outside: bool, trust_given: bool
-) -> xr.Dataset:
+def _finish_micrographs(ds: xr.Dataset, where: str, options: ReadOptions) -> xr.Dataset:
     rows = ds.sizes["micrograph"]
     said = ds["usable"].values.astype(bool) if "usable" in ds else np.ones(rows, bool)
     ds["usable"] = ("micrograph", said)
     if "reason" not in ds:
         ds["reason"] = ("micrograph", text([""] * rows))
-    if images:
+    if options["images"]:
         from cryoflow.io.micrographs import open_micrographs
         from cryoflow.io.sources.address import folders_above, resolve
 
         require(ds, where, ["micrograph_name", "pixel_size", "voltage"])
         names = [str(n).removeprefix(">") for n in ds["micrograph_name"].values]
         folders = folders_above(folder_of(where), 4)
-        base = root or next((f for f in folders if any((Path(f) / n).is_file() for n in names[:20])), folders[0])
-        paths = [resolve(n, base, where=f"{where}, row {i + 1}", allow_outside=allow_outside)
+        holding = (f for f in folders if any((Path(f) / n).is_file() for n in names[:20]))
+        base = options["root"] or next(holding, folders[0])
+        paths = [resolve(n, base, where=f"{where}, row {i + 1}", allow_outside=options["allow_outside"])
                  for i, n in enumerate(names)]  # fmt: skip
-        optics = {n: float(ds[n].values[0]) if n in ds else 0.1 for n in _OPTICS}
-        opened = open_micrographs(
-            paths, pixel_size=optics["pixel_size"], voltage=optics["voltage"], cs=optics["cs"],
-            amplitude_contrast=optics["amplitude_contrast"], trust_given=trust_given,
-        )  # fmt: skip
+        optics = {n: float(ds[n].values[0]) if n in ds else 0.1 for n in Optics.__annotations__}
+        opened = open_micrographs(paths, trust_given=options["trust_given"], **cast("Optics", optics))
         broken = ~opened["usable"].values
         ds["usable"] = ("micrograph", said & ~broken)
         ds["reason"] = ("micrograph", np.where(broken, opened["reason"].values, ds["reason"].values))

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError, ResourceError
+from cryoflow.io.given import DEFAULTS, ImageOptions
 from cryoflow.io.images.image_file import ImageFile, open_image_files
-from cryoflow.io.images.lazy import CHUNK_BYTES, FileImages, chunk_rows, lazy
+from cryoflow.io.images.lazy import FileImages, chunk_rows, lazy
 from cryoflow.io.images.mrc import check_pixel_size, contradicts
 from cryoflow.io.sources.address import folders_above, resolve
 from cryoflow.io.sources.source import is_remote, normal, open_source
+from cryoflow.options import takes
 
 __all__ = ["attach_images"]
 
 _PARENTS = 4  # RELION's names are relative to the project, some folders above a job's files
 
 
+@takes(ImageOptions, DEFAULTS)
 def attach_images(
     ds: xr.Dataset,
     names: Sequence[str],
@@ -28,11 +32,8 @@ def attach_images(
     section: ArrayLike,
     *,
     where: str,
-    root: str | Path | None = None,
-    allow_outside: bool = False,
-    trust_given: bool = False,
     base: str | Path | None = None,
-    chunk_bytes: float = CHUNK_BYTES,
+    **options: Unpack[ImageOptions],
 ) -> xr.Dataset:
     """Give ``ds`` its lazy ``image`` (particle, y, x): row i is section ``section[i]`` of ``names[file[i]]``.
 
@@ -42,11 +43,11 @@ def attach_images(
     names : the distinct files as the metadata call them.
     file, section : for each row the index of its file and the section in it, from 0.
     where : the metadata file, for messages.
+    base : folder or URL of the metadata file; by default the folder ``where`` lies in.
     root : folder or URL that the names are relative to; by default the first of ``base`` and the four folders above it
         in which one of the files is found.
     allow_outside : accept names that lead out of ``root``: ``..``, absolute, by a link, or a URL.
     trust_given : accept a pixel size that the headers contradict.
-    base : folder or URL of the metadata file; by default the folder ``where`` lies in.
     chunk_bytes : size of a chunk of images, bytes of float32.
 
     Returns
@@ -62,10 +63,9 @@ def attach_images(
     file, section = np.asarray(file, np.int32), np.asarray(section, np.int64)
     first_row = _first_rows(file, len(names))
     at = [f"{where}, row {row + 1}" for row in first_row]
-    if root is None:
-        root = _root(str(base) if base is not None else str(Path(where).parent), names)
-    root = normal(root)
-    images = _open(names, root, at, allow_outside)
+    given = options["root"]
+    root = normal(given if given is not None else _root(str(base or Path(where).parent), names))
+    images = _open(names, root, at, options["allow_outside"])
     _check_sections(images, names, file, section, where)
     frame = _one_box(images)
     if "x_optics_rlnImageSize" in ds:
@@ -75,11 +75,12 @@ def attach_images(
                 f"{where}, optics", expected=f"_rlnImageSize {frame[0]}, the box of {images[0].path}",
                 found=f"{said.tolist()}",
             )  # fmt: skip
-    if not trust_given and "pixel_size" in ds and "optics_group" in ds:
+    if not options["trust_given"] and "pixel_size" in ds and "optics_group" in ds:
         _check_pixel_sizes(images, file, ds, where)
     array = FileImages(images, file, section.astype(np.int32), frame, np.dtype(np.float32))
     attrs = {"long_name": "particle image"}
-    image = lazy(("particle", "y", "x"), array, chunk_rows(4 * frame[0] * frame[1], chunk_bytes), attrs)
+    rows = chunk_rows(4 * frame[0] * frame[1], options["chunk_bytes"])
+    image = lazy(("particle", "y", "x"), array, rows, attrs)
     return ds.assign(image=image).assign_attrs(root=root)
 
 

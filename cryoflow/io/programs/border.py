@@ -17,8 +17,8 @@ from cryoflow.io.star.relion import text
 from cryoflow.io.star.star import read_star
 
 __all__ = [
-    "box_sides", "coordinate_set", "ctf_variables", "finite", "names_of", "number_rows", "optics_variables", "optional",
-    "read_text", "row_numbers", "section_names", "star_tables", "whole",
+    "box_sides", "coordinate_set", "ctf_variables", "finite", "names_of", "number", "number_rows", "optics_variables",
+    "optional", "read_text", "row_numbers", "section_names", "star_tables", "whole",
 ]  # fmt: skip
 
 _ABSENT = {"<na>", "nan", "none", "null", ""}
@@ -98,13 +98,15 @@ def _slowly(lines: Sequence[tuple[int, str]], where: str, expected: str) -> NDAr
 
 def row_numbers(words: Sequence[str], where: str, expected: str = "numbers") -> list[float]:
     """The finite numbers that ``words`` are; a ``FormatError`` names the word that is none."""
-    row = []
-    for word in words:
-        value = _float(word)
-        if not np.isfinite(value):
-            raise FormatError(where, expected=expected, found=repr(word[:40]))
-        row.append(value)
-    return row
+    return [number(word, where, expected) for word in words]
+
+
+def number(word: str, where: str, expected: str = "a number") -> float:
+    """The finite number that ``word`` is, or a ``FormatError``."""
+    value = _float(word)
+    if not np.isfinite(value):
+        raise FormatError(where, expected=expected, found=repr(word[:40]))
+    return value
 
 
 def _float(word: Any) -> float:
@@ -165,26 +167,15 @@ def ctf_variables(u: ArrayLike, v: ArrayLike, angle: ArrayLike) -> dict[str, NDA
     return {"defocus_u": u, "defocus_v": v, "defocus_angle": np.where(outside, 90 - (90 - angle) % 180, angle)}
 
 
-def optics_variables(
-    ds: xr.Dataset, dim: str, where: str, columns: Mapping[str, ArrayLike], given: Mapping[str, float | None]
-) -> None:
+def optics_variables(ds: xr.Dataset, dim: str, columns: Mapping[str, ArrayLike], given: Mapping[str, float]) -> None:
     """Give ``ds`` its optics groups: one for each distinct row of ``columns`` (name to one value a row).
 
-    ``given`` values (None: not given) replace the column of their name and must be above 0 (``cs`` may be 0).
-    Names are those of the schema with dims ``optics``; two columns ``beam_tilt_x`` and ``_y`` become ``beam_tilt``.
-
-    Raises
-    ------
-    ParameterError : a given value that is not positive.
+    ``given`` values (of ``given_optics``) replace the column of their name. Names are those of the schema with dims
+    ``optics``; two columns ``beam_tilt_x`` and ``_y`` become ``beam_tilt``.
     """
     n = ds.sizes[dim]
     values = {name: np.broadcast_to(np.asarray(column, np.float64), (n,)) for name, column in columns.items()}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if not np.isfinite(value) or value < 0 or (value == 0 and name not in ("cs", "amplitude_contrast")):
-            raise ParameterError(where, expected=f"{name} above 0", found=f"{value}")
-        values[name] = np.full(n, float(value))
+    values |= {name: np.full(n, float(value)) for name, value in given.items()}
     group = np.zeros(n, np.int64)
     for column in values.values():
         _, inverse = np.unique(column, return_inverse=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError
 from cryoflow.io.files import atomic
-from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
+from cryoflow.io.particle_table import check_pixel_sizes, with_images
 from cryoflow.io.programs.border import (
     ctf_variables,
     finite,
@@ -31,7 +32,8 @@ from cryoflow.io.programs.border import (
     whole,
 )
 from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign
-from cryoflow.io.sources.source import read_all
+from cryoflow.io.sources.source import is_remote, read_all
+from cryoflow.options import takes
 from cryoflow.schema import validate
 
 __all__ = ["read_cistem", "write_cistem"]
@@ -63,31 +65,14 @@ _POSITION = ("OriginalXPosition", "OriginalYPosition")
 _PREFIX = "cisTEM"
 
 
-def read_cistem(
-    path: str | Path,
-    *,
-    stack: str | Path | None = None,
-    root: str | Path | None = None,
-    images: bool = True,
-    pixel_size: float | None = None,
-    voltage: float | None = None,
-    cs: float | None = None,
-    amplitude_contrast: float | None = None,
-    allow_outside: bool = False,
-    trust_given: bool = False,
-    chunk_bytes: float = CHUNK_BYTES,
-) -> xr.Dataset:
+@takes(ReadOptions, DEFAULTS)
+def read_cistem(path: str | Path, *, stack: str | Path | None = None, **options: Unpack[ReadOptions]) -> xr.Dataset:
     """Read the particle parameters of cisTEM, as STAR or binary, told by the content.
 
     Parameters
     ----------
     stack : the particle stack; by default what the file's column of stacks names. With neither, metadata alone.
-    root : folder that the names of stacks are relative to; by default the file's folder or one of the four above it.
-    images : False reads the metadata alone.
-    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction; they replace what the file says.
-    allow_outside : accept names of stacks that lead out of ``root`` (cisTEM writes absolute ones).
-    trust_given : accept a pixel size that the stacks' headers contradict.
-    chunk_bytes : size of a chunk of images, bytes of float32.
+    options : those of ``read_particles``. cisTEM writes absolute names of stacks: ``allow_outside`` accepts them.
 
     Returns
     -------
@@ -116,11 +101,10 @@ def read_cistem(
     for a, b in ("xy", "yx"):
         if f"beam_tilt_{a}" in columns and f"beam_tilt_{b}" not in columns:
             columns[f"beam_tilt_{b}"] = np.zeros(n)
-    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
-    if pixel_size is None and (columns.get("pixel_size", np.zeros(1)) <= 0).any():
-        raise FormatError(where, expected="a pixel size above 0 (_cisTEMPixelSize)", found="none",
-                          remedy="Give pixel_size= in angstrom.")  # fmt: skip
-    optics_variables(ds, "particle", where, columns, given)
+    if not columns.get("pixel_size", np.zeros(n)).any():  # cisTEM writes 0 for what it does not know
+        columns.pop("pixel_size", None)
+    optics_variables(ds, "particle", columns, given_optics(options, where))
+    check_pixel_sizes(ds, where, "_cisTEMPixelSize")
     taken = set(_OPTICS)
     taken |= _poses(ds, table, where)
     if set(_POSITION) <= set(table):
@@ -140,7 +124,7 @@ def read_cistem(
     for label, column in table.items():
         if label not in (*taken, "PositionInStack", "StackFilename"):
             ds[f"x_{_PREFIX}{label}"] = ("particle", column if column.dtype.kind in "iuf" else names_of(column, where))
-    return validate(_images(ds, table, path, stack, root, images, allow_outside, trust_given, chunk_bytes), where)
+    return validate(_images(ds, table, where, stack, options), where)
 
 
 def _poses(ds: xr.Dataset, table: Mapping[str, NDArray[Any]], where: str) -> set[str]:
@@ -165,17 +149,16 @@ def _poses(ds: xr.Dataset, table: Mapping[str, NDArray[Any]], where: str) -> set
 
 
 def _images(
-    ds: xr.Dataset, table: Mapping[str, NDArray[Any]], path: str | Path, stack: str | Path | None,
-    root: str | Path | None, images: bool, allow_outside: bool, trust_given: bool, chunk_bytes: float,
-) -> xr.Dataset:  # fmt: skip
-    where = str(path)
+    ds: xr.Dataset, table: Mapping[str, NDArray[Any]], where: str, stack: str | Path | None, options: ReadOptions
+) -> xr.Dataset:
     n = ds.sizes["particle"]
     position = whole(table["PositionInStack"], "PositionInStack", where, low=1, high=(1 << 32) - 1) if (
         "PositionInStack" in table) else np.arange(1, n + 1)  # fmt: skip
     if stack is not None:
         names = [str(stack)] * n
-        root = Path(stack).parent if root is None and "://" not in str(stack) else root
-        allow_outside = True  # named by the caller, not by the file
+        options = {**options, "allow_outside": True}  # named by the caller, not by the file
+        if options["root"] is None and not is_remote(str(stack)):
+            options["root"] = Path(stack).parent
     elif "StackFilename" in table and all(str(name) for name in table["StackFilename"]):
         names = [str(name) for name in table["StackFilename"]]
     else:
@@ -183,16 +166,9 @@ def _images(
         return ds
     numbered = [f"{i:06d}@{name}" for i, name in zip(position, names, strict=True)]
     ds["image_name"] = ("particle", names_of(numbered, where))
-    if not images:
-        return ds
-    from cryoflow.io.images.attach import attach_images
-
-    files = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    listed = [Path(name).name if stack is not None and "://" not in name else name for name in files]
-    return attach_images(
-        ds, listed, np.array([files[name] for name in names], np.int32), position - 1, where=where, root=root,
-        allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes,
-    )  # fmt: skip
+    below = stack is not None and not is_remote(str(stack))
+    return with_images(ds, where, options, label="_cisTEMStackFilename",
+                       file_of=(lambda name: Path(name).name) if below else str)  # fmt: skip
 
 
 def _table(path: str | Path, where: str) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,7 @@ github.com/azazellochg/3DEM-conventions.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError
 from cryoflow.io.files import atomic
-from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
+from cryoflow.io.particle_table import check_pixel_sizes, with_images
 from cryoflow.io.programs.border import (
     ctf_variables,
     names_of,
@@ -30,6 +31,7 @@ from cryoflow.io.programs.border import (
 from cryoflow.io.programs.plain_json import dump_json, json_numbers, parse_json, parse_or_keep
 from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
+from cryoflow.options import takes
 from cryoflow.schema import validate
 
 __all__ = [
@@ -106,30 +108,13 @@ def _twelve(value: Any, where: str) -> list[float]:
     return np.concatenate([rotation, [[x], [y], [0.0]]], axis=1).ravel().tolist()
 
 
-def read_eman_list(
-    path: str | Path,
-    *,
-    root: str | Path | None = None,
-    images: bool = True,
-    pixel_size: float | None = None,
-    voltage: float | None = None,
-    cs: float | None = None,
-    amplitude_contrast: float | None = None,
-    allow_outside: bool = False,
-    trust_given: bool = False,
-    chunk_bytes: float = CHUNK_BYTES,
-) -> xr.Dataset:
+@takes(ReadOptions, DEFAULTS)
+def read_eman_list(path: str | Path, **options: Unpack[ReadOptions]) -> xr.Dataset:
     """Read a list (``#LST`` or ``#LSX``) of EMAN2 with the attributes its rows carry.
 
     Parameters
     ----------
-    root : folder that file names are relative to; by default the first of the list's folder and the four above it in
-        which a file is found (a project's ``sets/`` lies one below).
-    images : False reads the metadata alone.
-    pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction; without them what ``ctf`` says.
-    allow_outside : accept file names that lead out of ``root``.
-    trust_given : accept a pixel size that the stacks' headers contradict.
-    chunk_bytes : size of a chunk of images, bytes of float32.
+    options : those of ``read_particles``. Names of files are relative to the project, whose ``sets/`` lies one below.
 
     Returns
     -------
@@ -161,13 +146,8 @@ def read_eman_list(
     for a in ("apix_x", "apix"):
         if "pixel_size" not in columns and all(isinstance(row.get(a), int | float) for row in attributes):
             columns["pixel_size"] = np.array(json_numbers([row[a] for row in attributes], where))
-    if pixel_size is None and "pixel_size" not in columns:
-        raise FormatError(where, expected="a pixel size (ctf or apix of its rows)", found="none",
-                          remedy="Give pixel_size= in angstrom.")  # fmt: skip
-    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
-    optics_variables(ds, "particle", where, columns, given)
-    if ds.pixel_size.values.min() <= 0:
-        raise FormatError(where, expected="pixel sizes above 0", found=f"{ds.pixel_size.values.min()}")
+    optics_variables(ds, "particle", columns, given_optics(options, where))
+    check_pixel_sizes(ds, where, "ctf or apix of its rows")
     if any(pose is not None for pose in poses):
         rotation, move = _transforms(poses, at)
         ds["rotation"] = (("particle", "row", "col"), rotation)
@@ -181,15 +161,7 @@ def read_eman_list(
         "particle",
         names_of([f"{i + 1:06d}@{name}" for i, name in zip(section, names, strict=True)], where),
     )
-    if images:
-        from cryoflow.io.images.attach import attach_images
-
-        files = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        ds = attach_images(
-            ds, list(files), [files[name] for name in names], section, where=where, root=root,
-            allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes,
-        )  # fmt: skip
-    return validate(ds, where)
+    return validate(with_images(ds, where, options, label="a file in each row"), where)
 
 
 def _fields(value: Any) -> dict[str, Any]:

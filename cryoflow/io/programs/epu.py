@@ -14,18 +14,20 @@ from collections.abc import Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import xarray as xr
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
-from cryoflow.io.programs.border import names_of, optics_variables
+from cryoflow.io.given import DEFAULTS, Optics, given_optics
+from cryoflow.io.programs.border import names_of, number, optics_variables
 from cryoflow.io.programs.groups import cluster
 from cryoflow.io.programs.sniff import epu
 from cryoflow.io.programs.xml_events import read_xml
 from cryoflow.io.sources.source import open_source, read_all
 from cryoflow.io.star.relion import text
+from cryoflow.options import takes
 from cryoflow.schema import validate
 
 __all__ = ["assign_exposure_groups", "is_epu_folder", "read_epu"]
@@ -64,15 +66,13 @@ _MOVIES = (
 )
 
 
+@takes(Optics, DEFAULTS)
 def read_epu(
     files: str | Path | Iterable[str | Path],
     *,
     groups: Literal["beam-shift", "template", "none"] = "beam-shift",
     count: int | None = None,
-    cs: float | None = None,
-    amplitude_contrast: float | None = None,
-    pixel_size: float | None = None,
-    voltage: float | None = None,
+    **optics: Unpack[Optics],
 ) -> xr.Dataset:
     """Read EPU's ``FoilHole_*_Data_*.xml`` of a session (a folder and those below it, one file, or a list).
 
@@ -110,16 +110,15 @@ def read_epu(
     if all(numbers):
         for i, name in ((1, "x_foil_hole"), (2, "x_template_area")):
             ds[name] = ("micrograph", text(m[i] for m in numbers if m))
+    given = given_optics(optics, "read_epu")
     columns = {}
-    for name, own in (("pixel_size", pixel_size), ("voltage", voltage)):
+    for name in {"pixel_size", "voltage"} - set(given):
         missing = next((p for p, row in zip(paths, rows, strict=True) if row.get(name, 0) <= 0), None)
-        if own is None and missing is not None:
+        if missing is not None:
             raise FormatError(str(missing), expected=f"a {name.replace('_', ' ')} above 0", found="none",
                               remedy=f"Give {name}=.")  # fmt: skip
-        if own is None:
-            columns[name] = np.array([row[name] for row in rows])
-    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
-    optics_variables(ds, "micrograph", "read_epu", columns, given)
+        columns[name] = np.array([row[name] for row in rows])
+    optics_variables(ds, "micrograph", columns, given)
     ds["usable"] = ("micrograph", np.ones(len(rows), bool))
     ds["reason"] = ("micrograph", text([""] * len(rows)))
     return validate(assign_exposure_groups(ds, groups=groups, count=count), "read_epu")
@@ -199,29 +198,19 @@ def _read(path: str | Path) -> dict[str, Any]:
         if below in _VALUES:
             name, factor = _VALUES[below]
             if name not in row and value:
-                row[name] = _number(value, f"{where}, {below[-1]}") * factor
+                row[name] = number(value, f"{where}, {below[-1]}") * factor
         elif below == _TIME:
             row["x_time"] = value
         elif below == (*_PAIR, "Key"):
             key = value
         elif below == (*_PAIR, "Value") and key in _CUSTOM and value:
-            row[_CUSTOM[key][0]] = _number(value, f"{where}, {key}") * _CUSTOM[key][1]
+            row[_CUSTOM[key][0]] = number(value, f"{where}, {key}") * _CUSTOM[key][1]
     return row
 
 
 def _wanted(path: tuple[str, ...]) -> bool:
     below = path[1:]
     return not below or below in _VALUES or below == _TIME or below[:-1] == _PAIR
-
-
-def _number(value: str, where: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = np.nan
-    if not np.isfinite(number):
-        raise FormatError(where, expected="a number", found=repr(value[:40]))
-    return number
 
 
 def _movie(path: str | Path) -> str:

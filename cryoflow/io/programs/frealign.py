@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import xarray as xr
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
-from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
+from cryoflow.io.particle_table import with_images
 from cryoflow.io.programs.border import (
     ctf_variables,
     number_rows,
@@ -30,8 +31,11 @@ from cryoflow.io.programs.border import (
     section_names,
     whole,
 )  # fmt: skip
+from cryoflow.io.sources.address import folder_of
+from cryoflow.io.sources.source import is_remote
 from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
+from cryoflow.options import takes
 from cryoflow.schema import require, validate
 
 __all__ = ["frealign_to_matrix", "matrix_to_frealign", "read_frealign", "write_frealign"]
@@ -80,19 +84,14 @@ def matrix_to_frealign(rotation: Any) -> tuple[NDArray[Any], NDArray[Any], NDArr
     return psi % 360 + 0.0, theta, phi % 360 + 0.0
 
 
+@takes(ReadOptions, DEFAULTS)
 def read_frealign(
     path: str | Path,
     *,
     stack: str | Path | None = None,
-    images: bool = True,
-    pixel_size: float | None = None,
     detector_pixel: float | None = None,
-    voltage: float | None = None,
-    cs: float | None = None,
-    amplitude_contrast: float | None = None,
     shift_unit: Literal["pixel", "angstrom"] | None = None,
-    trust_given: bool = False,
-    chunk_bytes: float = CHUNK_BYTES,
+    **options: Unpack[ReadOptions],
 ) -> xr.Dataset:
     """Read a Frealign parameter file and, if there is one, its stack.
 
@@ -100,12 +99,10 @@ def read_frealign(
     ----------
     stack : the particle stack (``.mrc``, ``.stk``, ...); by default the one a header line names, or a file beside the
         parameter file with its name. Without any, the metadata alone are read.
-    images : False reads the metadata alone.
-    pixel_size : angstrom. Without it: 1e4 * ``detector_pixel`` (micrometre) / MAG, or what a header line says.
-    voltage, cs, amplitude_contrast : kV, mm and a fraction; the format holds none of them.
+    detector_pixel : micrometre. Without ``pixel_size`` it is 1e4 * ``detector_pixel`` / MAG, or what a header line
+        says.
     shift_unit : by default angstrom for files of version 9 (15 columns and more), pixels for older ones.
-    trust_given : accept a pixel size that the stack's header contradicts.
-    chunk_bytes : size of a chunk of images, bytes of float32.
+    options : those of ``read_particles``; the format holds no pixel size, voltage, Cs or amplitude contrast.
 
     Returns
     -------
@@ -134,22 +131,20 @@ def read_frealign(
     ds["rotation"] = (
         ("particle", "row", "col"), frealign_to_matrix(column["PSI"], column["THETA"], column["PHI"]),
     )  # fmt: skip
-    defaults: dict[str, float | None] = {n: said.get(n) for n in ("pixel_size", "voltage", "cs", "amplitude_contrast")}
-    given = {"pixel_size": pixel_size, "voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast}
+    given = given_optics(options, where)
+    optics = {name: value for name, value in said.items() if name != "stack"} | given
     columns: dict[str, Any] = {}
-    if pixel_size is None and detector_pixel is not None:
+    if "pixel_size" not in given and detector_pixel is not None:
         if not np.isfinite(detector_pixel) or detector_pixel <= 0:
             raise ParameterError(where, expected="detector_pixel above 0 (micrometre)", found=f"{detector_pixel}")
         if (column["MAG"] == 0).any():
             raise FormatError(where, expected="magnifications other than 0", found="0", remedy="Give pixel_size=.")
         columns["pixel_size"] = 1e4 * detector_pixel / np.abs(column["MAG"])
-        defaults["pixel_size"] = None
-    elif pixel_size is None and defaults["pixel_size"] is None:
+        optics.pop("pixel_size", None)
+    elif "pixel_size" not in optics:
         raise FormatError(where, expected="a pixel size", found="none in this format",
                           remedy="Give pixel_size= in angstrom, or detector_pixel= in micrometre.")  # fmt: skip
-    optics_variables(
-        ds, "particle", where, columns, {n: defaults[n] if value is None else value for n, value in given.items()}
-    )
+    optics_variables(ds, "particle", columns, optics)
     unit = shift_unit or ("angstrom" if "OCC" in column else "pixel")
     if unit not in ("pixel", "angstrom"):
         raise ParameterError(where, expected="shift_unit 'pixel' or 'angstrom'", found=repr(unit))
@@ -170,9 +165,7 @@ def read_frealign(
     if number.min() < 1:
         raise FormatError(where, expected="particle numbers from 1", found="0")
     ds["particle_id"] = ("particle", np.arange(len(values), dtype=np.int64))
-    return _with_stack(
-        ds, path, number, stack or said.get("stack"), stack is not None, images, trust_given, chunk_bytes
-    )
+    return validate(_with_stack(ds, path, number, stack, said.get("stack"), options), where)
 
 
 def _parse(data: str, where: str) -> tuple[list[str], list[str], tuple[str, ...], NDArray[np.float64]]:
@@ -246,29 +239,25 @@ def _said(head: list[str]) -> dict[str, Any]:
 
 
 def _with_stack(
-    ds: xr.Dataset, path: str | Path, number: NDArray[Any], stack: Any, explicit: bool, images: bool, trust: bool,
-    chunk_bytes: float,
+    ds: xr.Dataset, path: str | Path, number: NDArray[Any], stack: str | Path | None, said: str | None,
+    options: ReadOptions,
 ) -> xr.Dataset:  # fmt: skip
-    from cryoflow.io.images.attach import attach_images
-    from cryoflow.io.sources.address import folder_of
-    from cryoflow.io.sources.source import is_remote
-
-    where = str(path)
-    if stack is None and not is_remote(path):
+    """Images of the stack that the caller names, or else a header line, or else that lies beside the file."""
+    if stack is None and said is None and not is_remote(path):
         beside = (Path(path).with_suffix(s) for s in (".stk", ".mrcs", ".mrc", ".st", ".img", ".spi"))
         stack = next((p for p in beside if p.is_file()), None)
-        explicit = stack is not None
+    name = said if stack is None else str(stack)
+    if name is None:
+        return ds
+    ds["image_name"] = ("particle", text(f"{i:06d}@{name}" for i in number))
     if stack is not None:
-        folder = folder_of(stack) if explicit else folder_of(path)
-        name = str(stack).rstrip("/").rpartition("/")[2] if explicit else str(stack)
-        ds["image_name"] = ("particle", text(f"{i:06d}@{stack}" for i in number))
-        if images:
-            rows = len(number)
-            ds = attach_images(
-                ds, [name], np.zeros(rows, np.int32), number - 1, where=where, root=folder if explicit else None,
-                base=folder, trust_given=trust, chunk_bytes=chunk_bytes,
-            )  # fmt: skip
-    return validate(ds, where)
+        options = {**options, "root": folder_of(stack)}
+    return with_images(ds, str(path), options, label="a stack", base=folder_of(path),
+                       file_of=str if stack is None else _last)  # fmt: skip
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
 
 
 def write_frealign(

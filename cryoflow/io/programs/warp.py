@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
-from cryoflow.io.programs.border import ctf_variables, optics_variables
+from cryoflow.io.programs.border import ctf_variables, number, optics_variables
 from cryoflow.io.programs.xml_events import Item, read_xml
 from cryoflow.io.sources.source import read_all
 from cryoflow.io.star.relion import text
@@ -68,7 +68,7 @@ def read_warp(files: str | Path | Iterable[str | Path], *, averages: str | Path 
     ds["x_warp_file"] = ("micrograph", text(str(path) for path in paths))
     columns = {name: ctf[key] for key, name in _CTF.items() if key in ctf}
     columns |= {f"beam_tilt_{a}": ctf[f"BeamTilt{a}"] for a in "xy" if f"BeamTilt{a}" in ctf}
-    optics_variables(ds, "micrograph", str(paths[0]), columns, {})
+    optics_variables(ds, "micrograph", columns, {})
     delta = ctf.get("DefocusDelta", np.zeros(len(rows)))
     mean = ctf.get("Defocus", np.zeros(len(rows)))
     angle = ctf.get("DefocusAngle", np.zeros(len(rows)))
@@ -103,9 +103,9 @@ def _read(path: str | Path, averages: str | Path | None) -> dict[str, Any]:
             if name == "BeamTilt":
                 pair = value.split(",")
                 if len(pair) == 2:
-                    ctf |= {f"BeamTilt{a}": _number(v, f"{where}, BeamTilt") for a, v in zip("xy", pair, strict=True)}
+                    ctf |= {f"BeamTilt{a}": number(v, f"{where}, BeamTilt") for a, v in zip("xy", pair, strict=True)}
             elif name in (*_CTF, "Defocus", "DefocusDelta", "DefocusAngle", "PhaseShift"):
-                ctf[name] = _number(value, f"{where}, CTF {name}")
+                ctf[name] = number(value, f"{where}, CTF {name}")
     manual = root.attributes.get("UnselectManual", "null").lower()
     by_filter = root.attributes.get("UnselectFilter", "False").lower() == "true"
     reason = "unselected by hand in Warp" if manual == "true" else ""
@@ -115,7 +115,7 @@ def _read(path: str | Path, averages: str | Path | None) -> dict[str, Any]:
     numbers = {}
     for name in _NUMBERS:
         if name in root.attributes:
-            numbers[name] = _number(root.attributes[name], f"{where}, {name}")
+            numbers[name] = number(root.attributes[name], f"{where}, {name}")
     base = where.replace("\\", "/").rpartition("/")[2].rpartition(".")[0] + ".mrc"
     name = f"average/{base}" if averages is None else f"{averages}/{base}"
     return {"ctf": ctf, "reason": reason, "numbers": numbers, "name": name}
@@ -123,16 +123,6 @@ def _read(path: str | Path, averages: str | Path | None) -> dict[str, Any]:
 
 def _wanted(path: tuple[str, ...]) -> bool:
     return len(path) == 1 or (len(path) == 3 and path[1:] == ("CTF", "Param"))
-
-
-def _number(value: str, where: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = np.nan
-    if not np.isfinite(number):
-        raise FormatError(where, expected="a number", found=repr(value[:40]))
-    return number
 
 
 def read_warp_grid(path: str | Path, name: str = "GridCTF") -> NDArray[np.float64]:
@@ -155,10 +145,10 @@ def read_warp_grid(path: str | Path, name: str = "GridCTF") -> NDArray[np.float6
         raise FormatError(where, expected=f"{shape} nodes", found=f"{len(nodes)}")
     out = np.full(shape, np.nan)
     for node in nodes:
-        z, y, x = (_number(node.attributes.get(key, ""), where) for key in "ZYX")
+        z, y, x = (number(node.attributes.get(key, ""), where) for key in "ZYX")
         if not (0 <= z < shape[0] and 0 <= y < shape[1] and 0 <= x < shape[2]):
             raise FormatError(where, expected=f"nodes inside {shape}", found=f"{(z, y, x)}")
-        out[int(z), int(y), int(x)] = _number(node.attributes.get("Value", ""), where)
+        out[int(z), int(y), int(x)] = number(node.attributes.get("Value", ""), where)
     if np.isnan(out).any():
         raise FormatError(where, expected="each node once", found="some twice, some missing")
     return out

@@ -10,24 +10,24 @@ its size counts, and CTFs follow our sign.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import xarray as xr
 
-from cryoflow.errors import FormatError, ParameterError
+from cryoflow.errors import FormatError
 from cryoflow.io.files import atomic
-from cryoflow.io.images.attach import attach_images
-from cryoflow.io.images.lazy import CHUNK_BYTES
+from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
-from cryoflow.io.particles import image_numbers
+from cryoflow.io.particle_table import check_pixel_sizes, with_images
 from cryoflow.io.sources.address import folder_of
 from cryoflow.io.sources.source import normal
 from cryoflow.io.star.relion import from_tables, split_optics, to_tables
 from cryoflow.io.star.relion_blocks import join_blocks
 from cryoflow.io.star.star import read_star
 from cryoflow.io.star.starwrite import star_bytes
-from cryoflow.schema import require, validate
+from cryoflow.options import takes
+from cryoflow.schema import describe, require, validate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,23 +51,15 @@ _BACK = {relion: label for label, relion in _LABELS.items()}
 _SUFFIXES = (":mrcs", ":mrc", ":ems", ":stk", ":spi")  # tell Xmipp the format of a file of another name
 
 
-def read_xmipp(
-    path: str | Path,
-    *,
-    root: str | Path | None = None,
-    images: bool = True,
-    pixel_size: float | None = None,
-    allow_outside: bool = False,
-    trust_given: bool = False,
-    chunk_bytes: float = CHUNK_BYTES,
-) -> xr.Dataset:
+@takes(ReadOptions, DEFAULTS)
+def read_xmipp(path: str | Path, **options: Unpack[ReadOptions]) -> xr.Dataset:
     """Read particles of an Xmipp metadata file; ``image`` is lazy.
 
-    Rows with ``enabled`` -1 stay, with ``x_enabled`` -1. Other parameters as in ``read_particles``.
+    Rows with ``enabled`` -1 stay, with ``x_enabled`` -1.
 
     Parameters
     ----------
-    pixel_size : angstrom; needed where the file has no ``ctfSamplingRate``.
+    options : those of ``read_particles``; ``pixel_size`` is needed where the file has no ``ctfSamplingRate``.
 
     Raises
     ------
@@ -93,29 +85,23 @@ def read_xmipp(
     if table.columns.duplicated().any():
         twice = table.columns[table.columns.duplicated()][0]
         raise FormatError(where, expected="each label once", found=f"{twice} twice, by its old name and its new")
-    if pixel_size is not None:
-        if not np.isfinite(pixel_size) or pixel_size <= 0:
-            raise ParameterError(f"read_xmipp({where})", expected="pixel_size above 0", found=f"{pixel_size}")
-        table["rlnImagePixelSize"] = float(pixel_size)
+    for given, value in given_optics(options, f"read_xmipp({where})").items():
+        table[describe(given).star] = value
     if "rlnAmplitudeContrast" in table and table["rlnAmplitudeContrast"].dtype.kind in "if":
         table["rlnAmplitudeContrast"] = table["rlnAmplitudeContrast"].abs()
     table.attrs = blocks[name].attrs
     rows, optics = split_optics({**blocks, name: table}, name, where)
     ds = from_tables(rows, optics, dim="particle", where=where)
     ds.attrs["xmipp_columns"] = columns
-    if "pixel_size" not in ds:
-        raise FormatError(where, expected="a pixel size (_ctfSamplingRate)", found="none",
-                          remedy="Give pixel_size= in angstrom.")  # fmt: skip
-    if (ds.pixel_size <= 0).any():
-        raise FormatError(where, expected="pixel sizes above 0", found=f"{float(ds.pixel_size.min())}")
+    check_pixel_sizes(ds, where, "_ctfSamplingRate")
     ds["particle_id"] = ("particle", np.arange(ds.sizes["particle"], dtype=np.int64))
-    ds = _mirror(ds)
-    if images:
-        names, file, section = image_numbers(ds.image_name.values, where)
-        names = [next((n.removesuffix(s) for s in _SUFFIXES if n.endswith(s)), n) for n in names]
-        ds = attach_images(ds, names, file, section, where=where, root=root, base=folder_of(where),
-                           allow_outside=allow_outside, trust_given=trust_given, chunk_bytes=chunk_bytes)  # fmt: skip
+    ds = with_images(_mirror(ds), where, options, label="_image", base=folder_of(where), file_of=_file_of)
     return validate(ds, where)
+
+
+def _file_of(name: str) -> str:
+    """The file without the suffix that tells Xmipp its format."""
+    return next((name.removesuffix(s) for s in _SUFFIXES if name.endswith(s)), name)
 
 
 def _mirror(ds: xr.Dataset) -> xr.Dataset:
