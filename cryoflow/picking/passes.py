@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,22 @@ def _rows(n: int, max_picks: int) -> dict[str, NDArray[Any]]:
 
 
 def _coarse(micrograph: Any, pixel_size: Any, settings: Settings) -> Coarse:
-    return coarsen(
-        micrograph, pixel_size=float(pixel_size), diameter=settings["diameter"], dark=settings["dark"]
-    )
+    return coarsen(micrograph, pixel_size=float(pixel_size), diameter=settings["diameter"], dark=settings["dark"])
+
+
+def _usable(
+    micrograph: Any, pixel_size: Any, usable: Any, settings: Settings, rows: dict[str, NDArray[Any]]
+) -> Iterator[tuple[int, Coarse]]:
+    """The micrographs that can be picked, with their numbers; why another cannot goes into ``rows``."""
+    for i in range(len(micrograph)):
+        if usable is not None and not bool(usable[i]):
+            continue
+        try:
+            coarse = _coarse(micrograph[i], pixel_size[i], settings)
+        except FormatError as error:
+            rows["reason"][i] = f"picking: {error.found}"
+            continue
+        yield i, coarse
 
 
 def _allowed(coarse: Coarse, settings: Settings) -> Any:
@@ -61,14 +75,7 @@ def log_pass(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Peaks of the Laplacian of Gaussian; the score is in standard deviations of the micrograph's own map."""
     rows = _rows(len(micrograph), max_picks)
-    for i in range(len(micrograph)):
-        if usable is not None and not bool(usable[i]):
-            continue
-        try:
-            coarse = _coarse(micrograph[i], pixel_size[i], settings)
-        except FormatError as error:
-            rows["reason"][i] = f"picking: {error.found}"
-            continue
+    for i, coarse in _usable(micrograph, pixel_size, usable, settings, rows):
         merit = laplacian_of_gaussian(
             coarse.image, pixel_size=coarse.pixel,
             min_diameter=settings["min_diameter"], max_diameter=settings["max_diameter"],
@@ -108,14 +115,7 @@ def template_pass(
     rows = _rows(len(micrograph), max_picks)
     profile = np.asarray(to_host(profile))
     radius = 0.5 * DISC * settings["diameter"]
-    for i in range(len(micrograph)):
-        if usable is not None and not bool(usable[i]):
-            continue
-        try:
-            coarse = _coarse(micrograph[i], pixel_size[i], settings)
-        except FormatError as error:
-            rows["reason"][i] = f"picking: {error.found}"
-            continue
+    for i, coarse in _usable(micrograph, pixel_size, usable, settings, rows):
         reach = radius / coarse.pixel
         own = np.interp(np.arange(int(reach) + 2) * coarse.pixel, np.linspace(0, radius, len(profile)), profile)
         found = normalised_correlation(coarse.image, own, reach)
