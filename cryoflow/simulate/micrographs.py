@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import scipy.fft
@@ -13,12 +13,22 @@ from cryoflow.errors import ParameterError
 from cryoflow.kernels.ctf import ctf
 from cryoflow.kernels.fourier import shift_phases
 from cryoflow.kernels.rotation import random_rotations
+from cryoflow.options import takes
 from cryoflow.schema import validate
 from cryoflow.simulate.field import check_room, dirt_image, draw_dirt, draw_places, illumination
+from cryoflow.simulate.imaging import (
+    IMAGING,
+    Imaging,
+    Microscope,
+    check_imaging,
+    draw_defocus,
+    factor_for,
+    microscope,
+    optics_variables,
+)
 from cryoflow.simulate.noise import NoiseKind, solvent_power, stream
-from cryoflow.simulate.particles import Microscope, check_imaging, draw_defocus, optics_variables
 from cryoflow.simulate.projector import Projector, prepare, slice_spectra
-from cryoflow.simulate.source import MODELS, Source, load_source, measure_diameter
+from cryoflow.simulate.source import Source, volume_of
 
 __all__ = ["micrograph_images", "save_simulation", "simulate_micrographs"]
 
@@ -29,6 +39,7 @@ CALIBRATION_SET = 32
 COHERENT, INCOHERENT, SHOT = 0.35, 0.35, 0.3
 
 
+@takes(Imaging, IMAGING)
 def simulate_micrographs(
     source: Source = None,
     *,
@@ -36,20 +47,11 @@ def simulate_micrographs(
     shape: tuple[int, int] = (1024, 1024),
     pixel_size: float,
     particles_per_micrograph: int = 50,
-    symmetry: str = "C1",
     diameter: float | None = None,
-    snr: float = 0.1,
-    defocus: tuple[float, float] = (8000.0, 25000.0),
-    astigmatism: float = 400.0,
-    voltage: float = 300.0,
-    cs: float = 2.7,
-    amplitude_contrast: float = 0.1,
-    b_factor: float = 60.0,
-    noise: NoiseKind = "coloured",
     contaminants: float = 1.0,
     dose: float = 40.0,
     dtype: Literal["float32", "uint16"] = "float32",
-    seed: int = 0,
+    **imaging: Unpack[Imaging],
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """Micrographs of a structure in random poses and places, dark on bright like recorded ones, and their truth.
 
@@ -94,8 +96,8 @@ def simulate_micrographs(
     >>> micrographs.micrograph.shape, truth.sizes["particle"]
     ((1, 128, 160), 4)
     """
-    check_imaging(n=n, snr=snr, defocus=defocus, astigmatism=astigmatism, voltage=voltage, b_factor=b_factor, seed=seed,
-                  amplitude_contrast=amplitude_contrast)  # fmt: skip
+    check_imaging(n, imaging)
+    noise, seed, symmetry = imaging["noise"], imaging["seed"], imaging["symmetry"]
     if noise not in ("coloured", "white"):
         raise ParameterError("simulate_micrographs", expected="noise 'coloured' or 'white'", found=repr(noise))
     if dtype not in ("float32", "uint16"):
@@ -103,22 +105,24 @@ def simulate_micrographs(
     if not (dose > 0 and contaminants >= 0 and particles_per_micrograph >= 0):
         raise ParameterError("simulate_micrographs", expected="dose above 0, contaminants and particles of at least 0",
                              found=f"{dose}, {contaminants}, {particles_per_micrograph}")  # fmt: skip
-    extent, volume = _volume(source, pixel_size, symmetry, diameter, seed)
+    extent, volume = volume_of(source, pixel_size, symmetry, diameter, seed)
     check_room(shape, extent / pixel_size, particles_per_micrograph)
-    microscope = Microscope(voltage, cs, amplitude_contrast, b_factor, pixel_size)
+    optics = microscope(imaging, pixel_size)
     projector = prepare(volume.values)
     dirt = [draw_dirt(seed, i, shape, pixel_size, contaminants) for i in range(n)]
     places = [draw_places(seed, i, shape, extent / pixel_size, particles_per_micrograph, dirt[i]) for i in range(n)]
-    u, v, angle = draw_defocus(n, defocus, astigmatism, stream(seed, OPTICS))
-    truth = _truth(places, u, v, angle, microscope)
+    u, v, angle = draw_defocus(n, imaging, stream(seed, OPTICS))
+    truth = _truth(places, u, v, angle, optics)
     names = np.array([f"simulated_{i + 1:05d}.mrc" for i in range(n)])
     truth["micrograph_name"] = ("particle", names[truth.x_micrograph.values])
-    attrs = {"snr": float(snr), "b_factor": float(b_factor), "noise": noise, "seed": int(seed), "dose": float(dose),
-             "diameter": float(extent), "box": projector.box, "symmetry": symmetry}  # fmt: skip
+    attrs = {
+        "snr": float(imaging["snr"]), "b_factor": float(optics.b_factor), "noise": noise, "seed": int(seed),
+        "dose": float(dose), "diameter": float(extent), "box": projector.box, "symmetry": symmetry,
+    }  # fmt: skip
     shared = {
-        "projector": projector, "microscope": microscope, "shape": shape, "noise": noise, "seed": int(seed),
-        "amplitude": _calibrate(projector, microscope, snr, defocus, astigmatism, seed),
-        "places": places, "dirt": dirt, "dose": float(dose), "noisy": not np.isinf(snr), "dtype": dtype,
+        "projector": projector, "microscope": optics, "shape": shape, "noise": noise, "seed": int(seed),
+        "amplitude": _calibrate(projector, optics, imaging), "places": places, "dirt": dirt, "dose": float(dose),
+        "noisy": not np.isinf(imaging["snr"]), "dtype": dtype,
     }  # fmt: skip
     rows = xr.Dataset({
         "defocus_u": ("micrograph", u), "defocus_v": ("micrograph", v), "defocus_angle": ("micrograph", angle),
@@ -136,7 +140,7 @@ def simulate_micrographs(
             "reason": ("micrograph", np.full(n, "", dtype="<U1")),
             "exposure": ("micrograph", np.full(n, float(dose))),
             "optics_group": ("micrograph", np.zeros(n, dtype=np.int32)),
-            **optics_variables(voltage, cs, amplitude_contrast, pixel_size),
+            **optics_variables(optics),
             "micrograph": images["micrograph"],
         },
         attrs={**attrs, "contrast": "dark"},
@@ -190,34 +194,6 @@ def micrograph_images(
     return {"micrograph": out}, {}
 
 
-def _volume(
-    source: Source, pixel_size: float, symmetry: str, diameter: float | None, seed: int
-) -> tuple[float, xr.DataArray]:
-    """Diameter in angstrom, and the map in a box of 1.5 diameters."""
-    from cryoflow.simulate.protein import procedural_protein
-
-    if not pixel_size > 0:
-        raise ParameterError("simulate", expected="a pixel size above 0 angstrom", found=repr(pixel_size))
-    if source is None:
-        extent = 120.0 if diameter is None else float(diameter)
-        box = _even(1.5 * extent / pixel_size)
-        return extent, procedural_protein(
-            symmetry=symmetry, box=box, pixel_size=pixel_size, size=extent, seed=seed
-        )  # fmt: skip
-    is_model = not isinstance(source, xr.DataArray) and str(source).lower().endswith(MODELS)
-    extent = measure_diameter(source) if diameter is None or is_model else float(diameter)
-    box = _even(1.5 * extent / pixel_size)
-    return extent, load_source(source, box=box, pixel_size=pixel_size, symmetry=symmetry, seed=seed)
-
-
-def _even(length: float) -> int:
-    """The next even number that transforms quickly."""
-    box = max(8, int(np.ceil(length)))
-    while box % 2 or scipy.fft.next_fast_len(box, real=True) != box:
-        box += 1
-    return box
-
-
 def _superposed(projector: Projector, coordinates: Array, rotations: Array, shape: tuple[int, int]) -> Array:
     """Sum of projections at their places, (ny, nx) float32, no CTF."""
     n = projector.box
@@ -262,28 +238,24 @@ def _noise(shape: tuple[int, int], pixel: float, transfer: Array, kind: NoiseKin
     return np.asarray(scipy.fft.rfft2(white) * np.sqrt(power).astype(np.float32))
 
 
-def _calibrate(
-    projector: Projector, m: Microscope, snr: float, defocus: tuple[float, float], astigmatism: float, seed: int
-) -> float:
+def _calibrate(projector: Projector, m: Microscope, imaging: Imaging) -> float:
     """The factor that gives clean particles, each alone in its box, the variance ``snr``."""
-    if np.isinf(snr):
+    if np.isinf(imaging["snr"]):
         return 1.0
-    rng = stream(seed, CALIBRATION)
-    n, half = projector.box, 0.25 * astigmatism
+    rng = stream(imaging["seed"], CALIBRATION)
+    n, half = projector.box, 0.25 * imaging["astigmatism"]
     variance = 0.0
-    for rotation, d in zip(random_rotations(CALIBRATION_SET, rng), rng.uniform(*defocus, CALIBRATION_SET)):
+    for rotation, d in zip(random_rotations(CALIBRATION_SET, rng), rng.uniform(*imaging["defocus"], CALIBRATION_SET)):
         spectrum = slice_spectra(projector, rotation[None])[0] * _transfer((n, n), m, d + half, d - half, 0.0)
         variance += float(scipy.fft.irfft2(spectrum, s=(n, n), norm="ortho").var(dtype=np.float64)) / CALIBRATION_SET
-    if not variance > 0:
-        raise ParameterError("simulate", expected="a source with density in the box", found="an empty map")
-    return float(np.sqrt(snr / variance))
+    return factor_for(imaging["snr"], variance)
 
 
 def _truth(places: list[tuple[Array, Array]], u: Array, v: Array, angle: Array, m: Microscope) -> xr.Dataset:
     counts = [len(coordinates) for coordinates, _ in places]
     micrograph = np.repeat(np.arange(len(places)), counts)
     rows, total = "particle", int(sum(counts))
-    optics = optics_variables(m.voltage, m.cs, m.amplitude_contrast, m.pixel_size)
+    optics = optics_variables(m)
     return xr.Dataset(
         {
             "particle_id": (rows, np.arange(total, dtype=np.int64)),

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import scipy.fft
 import xarray as xr
 
-from cryoflow.errors import ParameterError
 from cryoflow.kernels.ctf import ctf
 from cryoflow.kernels.fourier import frequencies, shift_phases
 from cryoflow.kernels.rotation import quaternion_to_matrix, random_rotations
+from cryoflow.options import takes
 from cryoflow.schema import validate
-from cryoflow.simulate.noise import NoiseKind, noise_spectrum, stream
+from cryoflow.simulate.imaging import (
+    IMAGING,
+    Imaging,
+    Microscope,
+    check_imaging,
+    draw_defocus,
+    factor_for,
+    microscope,
+    need,
+    optics_variables,
+)
+from cryoflow.simulate.noise import noise_spectrum, stream
 from cryoflow.simulate.projector import Projector, prepare, slice_spectra
 from cryoflow.simulate.source import Source, check_grid, load_source
 
@@ -26,38 +36,19 @@ POSES, OPTICS, NOISE, CALIBRATION = 1, 2, 3, 4
 CALIBRATION_SET = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Microscope:
-    """Imaging conditions common to all particles; units of ``cryoflow.conventions``."""
-
-    voltage: float
-    cs: float
-    amplitude_contrast: float
-    b_factor: float
-    pixel_size: float
-
-
+@takes(Imaging, IMAGING)
 def simulate_particles(
     source: Source = None,
     *,
     n: int,
     box: int,
     pixel_size: float,
-    symmetry: str = "C1",
-    snr: float = 0.1,
-    defocus: tuple[float, float] = (8000.0, 25000.0),
-    astigmatism: float = 400.0,
-    voltage: float = 300.0,
-    cs: float = 2.7,
-    amplitude_contrast: float = 0.1,
-    b_factor: float = 60.0,
-    noise: NoiseKind = "coloured",
     shift_sd: float = 5.0,
     scale_sd: float = 0.0,
     particles_per_micrograph: int = 100,
     background_diameter: float | None = None,
-    seed: int = 0,
     chunk: int | None = None,
+    **imaging: Unpack[Imaging],
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """A particle stack in random poses, and its truth.
 
@@ -100,22 +91,22 @@ def simulate_particles(
     >>> particles.image.shape, truth.rotation.shape
     ((5, 32, 32), (5, 3, 3))
     """
-    check_imaging(n=n, snr=snr, defocus=defocus, astigmatism=astigmatism, voltage=voltage, b_factor=b_factor, seed=seed,
-                  amplitude_contrast=amplitude_contrast)  # fmt: skip
-    _need(shift_sd >= 0 and scale_sd >= 0, "shift_sd and scale_sd of at least 0", (shift_sd, scale_sd))
-    _need(particles_per_micrograph >= 1, "at least 1 particle per micrograph", particles_per_micrograph)
-    _need(chunk is None or chunk >= 1, "a chunk of at least 1 particle", chunk)
+    check_imaging(n, imaging)
+    snr, seed = imaging["snr"], imaging["seed"]
+    need(shift_sd >= 0 and scale_sd >= 0, "shift_sd and scale_sd of at least 0", (shift_sd, scale_sd))
+    need(particles_per_micrograph >= 1, "at least 1 particle per micrograph", particles_per_micrograph)
+    need(chunk is None or chunk >= 1, "a chunk of at least 1 particle", chunk)
     check_grid(box, pixel_size)
-    power = noise_spectrum(box, pixel_size, noise)
-    volume = load_source(source, box=box, pixel_size=pixel_size, symmetry=symmetry, seed=seed)
-    microscope = Microscope(voltage, cs, amplitude_contrast, b_factor, pixel_size)
+    power = noise_spectrum(box, pixel_size, imaging["noise"])
+    volume = load_source(source, box=box, pixel_size=pixel_size, symmetry=imaging["symmetry"], seed=seed)
+    optics = microscope(imaging, pixel_size)
     projector = prepare(volume.values)
-    truth = _truth(n, microscope, defocus, astigmatism, shift_sd, scale_sd, particles_per_micrograph, seed)
-    truth.attrs |= {"snr": float(snr), "b_factor": float(b_factor), "noise": noise, "seed": int(seed)}
+    truth = _truth(n, optics, imaging, shift_sd, scale_sd, particles_per_micrograph)
+    truth.attrs |= {"snr": float(snr), "b_factor": float(optics.b_factor), "noise": imaging["noise"], "seed": int(seed)}
     shared = {
         "projector": projector,
-        "microscope": microscope,
-        "amplitude": _calibrate(projector, microscope, snr, defocus, astigmatism, seed),
+        "microscope": optics,
+        "amplitude": _calibrate(projector, optics, imaging),
         "power": None if np.isinf(snr) else power,
         "background_radius": 0.5 * (0.75 * box if background_diameter is None else background_diameter / pixel_size),
         "seed": int(seed),
@@ -180,34 +171,26 @@ def _clean_spectrum(
     return np.asarray(slice_spectra(projector, rotation[None])[0] * moved * transfer.astype(np.float32))
 
 
-def _calibrate(
-    projector: Projector, m: Microscope, snr: float, defocus: tuple[float, float], astigmatism: float, seed: int
-) -> float:
+def _calibrate(projector: Projector, m: Microscope, imaging: Imaging) -> float:
     """The factor that gives clean images the variance ``snr``, mean over 64 poses from a stream of their own."""
-    if np.isinf(snr):
+    if np.isinf(imaging["snr"]):
         return 1.0
-    rng = stream(seed, CALIBRATION)
-    turns, z = random_rotations(CALIBRATION_SET, rng), rng.uniform(*defocus, CALIBRATION_SET)
-    half = 0.25 * astigmatism
+    rng = stream(imaging["seed"], CALIBRATION)
+    turns, z = random_rotations(CALIBRATION_SET, rng), rng.uniform(*imaging["defocus"], CALIBRATION_SET)
+    half = 0.25 * imaging["astigmatism"]
     images = [
         _to_image(_clean_spectrum(projector, m, a, np.zeros(2), d + half, d - half, 0.0), projector.box)
         for a, d in zip(turns, z)
     ]
-    variance = float(np.mean([image.var(dtype=np.float64) for image in images]))
-    if not variance > 0:
-        raise ParameterError("simulate", expected="a source with density in the box", found="an empty map")
-    return float(np.sqrt(snr / variance))
+    return factor_for(imaging["snr"], float(np.mean([image.var(dtype=np.float64) for image in images])))
 
 
-def _truth(
-    n: int, m: Microscope, defocus: tuple[float, float], astigmatism: float, shift_sd: float, scale_sd: float, per: int,
-    seed: int,
-) -> xr.Dataset:  # fmt: skip
-    poses, optics = stream(seed, POSES), stream(seed, OPTICS)
+def _truth(n: int, m: Microscope, imaging: Imaging, shift_sd: float, scale_sd: float, per: int) -> xr.Dataset:
+    poses, optics = stream(imaging["seed"], POSES), stream(imaging["seed"], OPTICS)
     # each row of draws is one particle (micrograph), so more of them do not change the first
     draws = poses.standard_normal((n, 7))
     micrograph = np.arange(n) // per
-    u, v, angle = draw_defocus(int(micrograph[-1]) + 1, defocus, astigmatism, optics)
+    u, v, angle = draw_defocus(int(micrograph[-1]) + 1, imaging, optics)
     rows = "particle"
     return xr.Dataset(
         {
@@ -220,43 +203,6 @@ def _truth(
             "defocus_angle": (rows, angle[micrograph]),
             "micrograph_name": (rows, np.array([f"simulated_{i + 1:05d}.mrc" for i in micrograph])),
             "optics_group": (rows, np.zeros(n, dtype=np.int32)),
-            **optics_variables(m.voltage, m.cs, m.amplitude_contrast, m.pixel_size),
+            **optics_variables(m),
         }
     )
-
-
-def draw_defocus(
-    n: int, defocus: tuple[float, float], astigmatism: float, rng: np.random.Generator
-) -> tuple[Array, Array, Array]:
-    """(u, v, angle) of ``n`` micrographs: angstrom, angstrom, degrees in (-90, 90]."""
-    draws = rng.random((n, 3))
-    mean = defocus[0] + (defocus[1] - defocus[0]) * draws[:, 0]
-    half = 0.5 * astigmatism * draws[:, 1]
-    return mean + half, mean - half, 90.0 - 180.0 * draws[:, 2]
-
-
-def optics_variables(voltage: float, cs: float, amplitude_contrast: float, pixel_size: float) -> dict[str, Any]:
-    """The variables of one optics group."""
-    values = {"voltage": voltage, "cs": cs, "amplitude_contrast": amplitude_contrast, "pixel_size": pixel_size}
-    named: dict[str, Any] = {name: ("optics", np.array([float(value)])) for name, value in values.items()}
-    return {"optics_name": ("optics", np.array(["opticsGroup1"])), **named}
-
-
-def check_imaging(
-    *, n: int, snr: float, defocus: tuple[float, float], astigmatism: float, voltage: float, b_factor: float, seed: int,
-    amplitude_contrast: float,
-) -> None:  # fmt: skip
-    """Raise ``ParameterError`` for values that no microscope has."""
-    _need(n >= 1, "n of at least 1", n)
-    _need(snr > 0, "an SNR above 0", snr)
-    _need(len(defocus) == 2 and defocus[0] <= defocus[1], "defocus as (smallest, largest) in angstrom", defocus)
-    _need(astigmatism >= 0, "an astigmatism of at least 0 angstrom", astigmatism)
-    _need(voltage > 0, "a voltage above 0 kV", voltage)
-    _need(0 <= amplitude_contrast < 1, "an amplitude contrast from 0 to below 1", amplitude_contrast)
-    _need(b_factor >= 0, "a B-factor of at least 0 angstrom^2", b_factor)
-    _need(seed >= 0, "a seed of at least 0", seed)
-
-
-def _need(fine: bool, expected: str, found: object) -> None:
-    if not fine:
-        raise ParameterError("simulate", expected=expected, found=repr(found))

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.fft
 import xarray as xr
 
 from cryoflow.errors import ParameterError
 from cryoflow.kernels.fourier import resample
 from cryoflow.kernels.symmetry import point_group, symmetrise_volume
 
-__all__ = ["Source", "as_map", "load_source", "measure_diameter", "regrid"]
+__all__ = ["Source", "as_map", "load_source", "measure_diameter", "regrid", "volume_of"]
 
 Source = xr.DataArray | str | Path | None
 MODELS = (".pdb", ".cif", ".ent", ".mmcif", ".pdb.gz", ".cif.gz")
@@ -148,3 +149,31 @@ def check_symmetry(volume: xr.DataArray, symmetry: str, *, least: float = 0.93) 
             found=f"correlation {correlation:.2f} with its symmetrised self",
             remedy="Align the map to the axes of the group, or give another symmetry.",
         )  # fmt: skip
+
+
+def volume_of(
+    source: Source, pixel_size: float, symmetry: str, diameter: float | None, seed: int
+) -> tuple[float, xr.DataArray]:
+    """Diameter in angstrom, and the map in a box of 1.5 diameters."""
+    from cryoflow.simulate.protein import procedural_protein
+
+    if not pixel_size > 0:
+        raise ParameterError("simulate", expected="a pixel size above 0 angstrom", found=repr(pixel_size))
+    if source is None:
+        extent = 120.0 if diameter is None else float(diameter)
+        box = _even(1.5 * extent / pixel_size)
+        return extent, procedural_protein(
+            symmetry=symmetry, box=box, pixel_size=pixel_size, size=extent, seed=seed
+        )  # fmt: skip
+    is_model = not isinstance(source, xr.DataArray) and str(source).lower().endswith(MODELS)
+    extent = measure_diameter(source) if diameter is None or is_model else float(diameter)
+    box = _even(1.5 * extent / pixel_size)
+    return extent, load_source(source, box=box, pixel_size=pixel_size, symmetry=symmetry, seed=seed)
+
+
+def _even(length: float) -> int:
+    """The next even number that transforms quickly."""
+    box = max(8, int(np.ceil(length)))
+    while box % 2 or scipy.fft.next_fast_len(box, real=True) != box:
+        box += 1
+    return box
