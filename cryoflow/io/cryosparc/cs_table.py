@@ -16,22 +16,20 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.cryosparc.cs_defaults import complete, default_dtype
+from cryoflow.errors import FormatError
+from cryoflow.io.cryosparc.cs_defaults import complete
 from cryoflow.io.cryosparc.cs_fields import BLOCK, LINKS, Link, words
 from cryoflow.io.cryosparc.cs_file import Columns, describe_fields
+from cryoflow.io.cryosparc.cs_names import EXTRA, lengthened, shortened
 from cryoflow.io.cryosparc.cs_optics import full_name, read_optics, short_name, write_optics
+from cryoflow.io.cryosparc.cs_types import as_type, plain, type_of
 from cryoflow.schema import VARIABLES
 
 __all__ = ["KEPT", "UID", "field_of", "from_columns", "gather", "to_columns", "variable_of"]
 
 KEPT = "x_cs_"
 UID = "x_ucsfUid"  # the label under which pyem keeps uid in STAR files
-_EXTRA = "cryoflow/"
 _IMAGES = ("image", "micrograph", "power_spectrum")  # which lie in files of their own
-_LONGEST = 50  # letters of a field's name; cryosparc-tools 5.0.3 loses columns whose names have more than 51
-_LONG = re.compile(r"cryoflow/long\d+")
-_OURS = re.compile(r"cryoflow/(optics/)?\w{1,200}")
 _COMPONENTS = 16
 _COMPONENT = re.compile(r"(x_cs_.+)__(\d{1,2})")
 TOLERANCE = 1e-10
@@ -65,11 +63,11 @@ def from_columns(cs: Columns, *, dim: str, where: str) -> xr.Dataset:
     """
     if len(cs["uid"]) == 0:
         raise FormatError(where, expected="at least one row", found="none", remedy="The selection is empty.")
-    source, cs = cs, _lengthened(cs, where)
+    source, cs = cs, lengthened(cs, where)
     ds, used = read_optics(cs, dim, where)
     kept: dict[str, None] = {}
     rebuilt = write_optics(ds, dim, tuple(cs))
-    kept |= {f: None for f in used if f in rebuilt and not f.startswith(_EXTRA) and not _same(rebuilt[f], cs[f])}
+    kept |= {f: None for f in used if f in rebuilt and not f.startswith(EXTRA) and not _same(rebuilt[f], cs[f])}
     taken = set(used)
     for link in LINKS[dim]:
         if not set(link.fields + link.needs) <= set(cs) or link.variables[0] in ds:
@@ -80,10 +78,10 @@ def from_columns(cs: Columns, *, dim: str, where: str) -> xr.Dataset:
         taken |= set(link.fields)
         kept |= dict.fromkeys(_not_reproduced(link, values, cs))
     for field, column in cs.items():
-        if field in kept or (field not in taken and field != "uid" and not field.startswith(_EXTRA)):
+        if field in kept or (field not in taken and field != "uid" and not field.startswith(EXTRA)):
             _keep(ds, cs, field, dim, where)
-        elif field.startswith(_EXTRA) and field not in taken:
-            name = full_name(field.removeprefix(_EXTRA), "x_")
+        elif field.startswith(EXTRA) and field not in taken:
+            name = full_name(field.removeprefix(EXTRA), "x_")
             dims = VARIABLES[name].dims[1:] if name in VARIABLES else None
             ds[name] = _variable(cs, field, dim, where, dims if dims and len(dims) == column.ndim - 1 else None)
     ds[UID] = (dim, _native(cs["uid"]))
@@ -107,7 +105,7 @@ def gather(ds: xr.Dataset, dim: str, template: Iterable[str]) -> dict[str, NDArr
     for name, array in ds.variables.items():
         if not str(name).startswith(KEPT) or array.dims[:1] != (dim,):
             continue
-        values = _plain(array.values, str(name), "x_cs_ variables") if array.dtype.kind in "TUO" else array.values
+        values = plain(array.values, str(name), "x_cs_ variables") if array.dtype.kind in "TUO" else array.values
         component = _COMPONENT.fullmatch(str(name))
         if component and field_of(str(name)) not in template:
             parts.setdefault(field_of(component[1]), {})[int(component[2])] = values
@@ -181,7 +179,7 @@ def to_columns(
             extras |= {v: variables[v] for v in link.variables}
             continue
         mine = {v: variables[v] for v in link.variables}
-        out = {f: _cast(v, _type(f, v, template), f, where) for f, v in link.write(mine, context).items()}
+        out = {f: as_type(v, type_of(f, v, template), f, where) for f, v in link.write(mine, context).items()}
         out = _restore(link, out, mine, context, kept, where, tolerance)
         written |= out
         back = link.read({**context, **out}, where)
@@ -192,35 +190,12 @@ def to_columns(
         linked |= {"usable", "reason"}
     extras |= {n: a for n, a in variables.items() if n not in linked and not n.startswith(KEPT)}
     columns = {**context, **written, "uid": uid}
-    columns |= {_EXTRA + short_name(n, "x_"): _plain(a, n, where) for n, a in extras.items()}
-    columns = _shortened(columns)
+    columns |= {EXTRA + short_name(n, "x_"): plain(a, n, where) for n, a in extras.items()}
+    columns = shortened(columns)
     order = [f for f in template if f in columns]
     order += [f for f in columns if f not in template]
     order = ["uid", *(f for f in order if f != "uid")] if "uid" not in template else order
-    return {f: _cast(columns[f], _type(f, columns[f], template), f, where) for f in order}
-
-
-def _shortened(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Fields of ours with names that are too long get a number for a name, and their name in a field of text."""
-    out: dict[str, NDArray[Any]] = {}
-    for field, column in columns.items():
-        if len(field) <= _LONGEST or not field.startswith(_EXTRA):
-            out[field] = column
-        else:
-            short = f"{_EXTRA}long{sum(f.endswith('_name') for f in out if f.startswith(_EXTRA + 'long'))}"
-            out |= {short: column, f"{short}_name": np.full(len(column), field.encode())}
-    return out
-
-
-def _lengthened(cs: Columns, where: str) -> Columns:
-    names: dict[str, str] = {}
-    for field in cs:
-        if _LONG.fullmatch(field) and f"{field}_name" in cs:
-            said = words(cs, f"{field}_name", where)[0]
-            if len(said) == 1 and _OURS.fullmatch(said[0]) and said[0] not in {*cs, *names.values()}:
-                names[field] = said[0]
-    drop = {f"{field}_name" for field in names}
-    return {names.get(f, f): c for f, c in cs.items() if f not in drop} if names else cs
+    return {f: as_type(columns[f], type_of(f, columns[f], template), f, where) for f in order}
 
 
 def _choose(dim: str, variables: set[str], fields: set[str]) -> list[Link]:
@@ -264,50 +239,3 @@ def _near(first: NDArray[Any], second: NDArray[Any], tolerance: float) -> NDArra
     else:
         agree = np.abs(first - second) <= tolerance * (1 + np.abs(second))
     return np.asarray(agree.reshape(len(agree), -1).all(axis=1))
-
-
-def _type(field: str, values: NDArray[Any], template: Mapping[str, np.dtype[Any]]) -> np.dtype[Any]:
-    known = template[field].base if field in template else default_dtype(field)
-    if values.dtype.kind == "T" or (known is not None and known.kind in "SU"):
-        kind, width = ("S", 1) if known is None else (known.kind, known.itemsize // (4 if known.kind == "U" else 1))
-        raw = [_encode(v) for v in values.tolist()]
-        longest = max((len(v.decode() if kind == "U" else v) for v in raw), default=1)
-        return np.dtype(f"{kind}{max(width, longest, 1)}")
-    return known or _plain(values, field, "").dtype
-
-
-def _encode(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
-
-
-def _plain(values: NDArray[Any], name: str, where: str) -> NDArray[Any]:
-    """``values`` as a type that cryoSPARC's tables know."""
-    if values.dtype.kind in "TUO":
-        return np.array([str(v).encode() for v in values.tolist()] or [b""], np.bytes_)[: len(values)]
-    if values.dtype.kind == "b":
-        return values.astype(np.uint8)
-    if values.dtype == np.float16:
-        return values.astype(np.float32)
-    if values.ndim > 4 or values.dtype.kind not in "iufcS" or max(values.shape[1:], default=0) >= 1 << 16:
-        raise ParameterError(where, expected=f"{name!r} as numbers or text, at most three dimensions a row",
-                             found=f"{values.dtype} of {values.shape[1:]}", remedy="Drop it first.")  # fmt: skip
-    return values
-
-
-def _cast(values: NDArray[Any], dtype: np.dtype[Any], field: str, where: str) -> NDArray[Any]:
-    if dtype.kind in "SU":
-        if values.dtype.kind == dtype.kind:
-            return values.astype(dtype)
-        texts = [_encode(v) for v in values.tolist()]
-        return np.array(texts if dtype.kind == "S" else [t.decode() for t in texts], dtype)
-    if dtype.kind in "iu" and values.dtype.kind in "iuf":
-        limits = np.iinfo(dtype)
-        if len(values) and not (limits.min <= int(values.min()) and int(values.max()) <= limits.max):
-            raise ParameterError(f"{where}, field {field}", expected=f"whole numbers that {dtype} holds",
-                                 found=f"{values.min()} to {values.max()}")  # fmt: skip
-        values = np.rint(values) if values.dtype.kind == "f" else values
-    try:
-        with np.errstate(over="ignore"):
-            return values.astype(dtype)
-    except ValueError as error:
-        raise ParameterError(f"{where}, field {field}", expected=f"{dtype}", found=f"{error}"[:200]) from None

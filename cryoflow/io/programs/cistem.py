@@ -1,14 +1,12 @@
-"""cisTEM's particle parameters: STAR files with ``_cisTEM...`` labels, and the binary ``.cistem`` files.
+"""cisTEM's particle parameters: STAR files with ``_cisTEM...`` labels; the binary files hold the same (``cistem_binary``).
 
-Angles and shifts are Frealign's (see ``io.frealign``): (psi, theta, phi), angstrom, what must be added is minus the
-shift. Phase shifts are radian, positions in the micrograph angstrom, beam tilts milliradian. A binary file is two
-int32 (columns, rows), for each column an int64 code and a one-byte type, then the rows, packed, little-endian.
-Sources: labels, codes, units and types in cisTEM's published source (cistem_parameters, ctf, its export to RELION).
+Angles and shifts are Frealign's (see ``frealign``): (psi, theta, phi), angstrom, what must be added is minus the
+shift. Phase shifts are radian, positions in the micrograph angstrom, beam tilts milliradian. Sources: labels and units
+in cisTEM's published source (cistem_parameters, ctf, its export to RELION).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -31,6 +29,7 @@ from cryoflow.io.programs.border import (
     star_tables,
     whole,
 )
+from cryoflow.io.programs.cistem_binary import COLUMNS, packed, unpacked
 from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign
 from cryoflow.io.sources.source import is_remote, read_all
 from cryoflow.options import takes
@@ -38,23 +37,6 @@ from cryoflow.schema import validate
 
 __all__ = ["read_cistem", "write_cistem"]
 
-# label: (code, type) in a binary file, in the order in which cisTEM writes columns
-_INTEGER, _FLOAT, _LONG, _DOUBLE, _TEXT, _UNSIGNED = 2, 3, 5, 6, 8, 9
-_COLUMNS: dict[str, tuple[int, int]] = {
-    "PositionInStack": (0, _UNSIGNED), "AnglePsi": (2, _FLOAT), "AngleTheta": (22, _FLOAT), "AnglePhi": (23, _FLOAT),
-    "XShift": (3, _FLOAT), "YShift": (4, _FLOAT), "Defocus1": (5, _FLOAT), "Defocus2": (6, _FLOAT),
-    "DefocusAngle": (7, _FLOAT), "PhaseShift": (8, _FLOAT), "ImageActivity": (1, _INTEGER), "Occupancy": (9, _FLOAT),
-    "LogP": (10, _FLOAT), "Sigma": (11, _FLOAT), "Score": (12, _FLOAT), "ScoreChange": (13, _FLOAT),
-    "PixelSize": (14, _FLOAT), "MicroscopeVoltagekV": (15, _FLOAT), "MicroscopeCsMM": (16, _FLOAT),
-    "AmplitudeContrast": (17, _FLOAT), "BeamTiltX": (18, _FLOAT), "BeamTiltY": (19, _FLOAT),
-    "ImageShiftX": (20, _FLOAT), "ImageShiftY": (21, _FLOAT), "Best2DClass": (27, _INTEGER),
-    "BeamTiltGroup": (28, _INTEGER), "StackFilename": (24, _TEXT), "OriginalImageFilename": (25, _TEXT),
-    "Reference3DFilename": (26, _TEXT), "ParticleGroup": (29, _INTEGER), "AssignedSubset": (32, _INTEGER),
-    "PreExposure": (30, _FLOAT), "TotalExposure": (31, _FLOAT), "OriginalXPosition": (33, _FLOAT),
-    "OriginalYPosition": (34, _FLOAT),
-}  # fmt: skip
-_CODES = {1 << bit: label for label, (bit, _) in _COLUMNS.items()}
-_TYPES = {_INTEGER: "<i4", _FLOAT: "<f4", _LONG: "<i8", _DOUBLE: "<f8", _UNSIGNED: "<u4"}
 _OPTICS = {
     "PixelSize": "pixel_size", "MicroscopeVoltagekV": "voltage", "MicroscopeCsMM": "cs",
     "AmplitudeContrast": "amplitude_contrast", "BeamTiltX": "beam_tilt_x", "BeamTiltY": "beam_tilt_y",
@@ -174,7 +156,7 @@ def _images(
 def _table(path: str | Path, where: str) -> dict[str, NDArray[Any]]:
     """Columns by label without ``cisTEM``, at least one row."""
     if str(path).lower().endswith(".cistem"):
-        table = _binary(read_all(path), where)
+        table = unpacked(read_all(path), where)
     else:
         blocks = star_tables(path)
         name = next((b for b, t in blocks.items() if any(c.startswith(_PREFIX) for c in t)), None)
@@ -187,66 +169,6 @@ def _table(path: str | Path, where: str) -> dict[str, NDArray[Any]]:
     if not table or not len(next(iter(table.values()))):
         raise FormatError(where, expected="at least one row", found="none", remedy="The selection is empty.")
     return table
-
-
-def _binary(raw: bytes, where: str) -> dict[str, NDArray[Any]]:
-    if len(raw) < 8:
-        raise FormatError(where, expected="a cisTEM file of at least 8 bytes", found=f"{len(raw)} bytes")
-    count, rows = struct.unpack_from("<2i", raw)
-    if not 0 < count <= 256 or rows < 0 or len(raw) < 8 + 9 * count:
-        raise FormatError(f"{where}, byte 0", expected="the counts of columns (1 to 256) and rows",
-                          found=f"{count} and {rows} in a file of {len(raw)} bytes")  # fmt: skip
-    labels, types = [], []
-    for i in range(count):
-        code, kind = struct.unpack_from("<qB", raw, 8 + 9 * i)
-        label = _CODES.get(code, f"Code{code}")
-        if kind not in (*_TYPES, _TEXT) or label in labels:
-            raise FormatError(
-                f"{where}, byte {8 + 9 * i}", expected=f"a new column of type {sorted([*_TYPES, _TEXT])}",
-                found=f"{label} of type {kind}", remedy="Convert the file to STAR with cisTEM.",
-            )  # fmt: skip
-        labels.append(label)
-        types.append(kind)
-    start = 8 + 9 * count
-    least = sum(4 if kind == _TEXT else int(_TYPES[kind][2]) for kind in types)
-    if _TEXT in types:
-        if rows * least > len(raw) - start:
-            raise FormatError(where, expected=f"at least {start + rows * least} bytes for {rows} rows",
-                              found=f"{len(raw)}")  # fmt: skip
-        return _binary_with_text(raw, start, rows, labels, types, where)
-    if len(raw) != start + rows * least:
-        raise FormatError(where, expected=f"{start + rows * least} bytes ({rows} rows of {least})", found=f"{len(raw)}",
-                          remedy="The file is truncated or damaged: copy it again.")  # fmt: skip
-    record = np.dtype([(label, _TYPES[kind]) for label, kind in zip(labels, types, strict=True)])
-    table = np.frombuffer(raw, record, count=rows, offset=start)
-    return {label: np.ascontiguousarray(table[label]) for label in labels}
-
-
-def _binary_with_text(
-    raw: bytes, at: int, rows: int, labels: list[str], types: list[int], where: str
-) -> dict[str, NDArray[Any]]:
-    """Rows with texts (int32 length, then so many bytes), one after the other."""
-    kinds = [
-        None if kind == _TEXT else struct.Struct(f"<{ {2: 'i', 3: 'f', 5: 'q', 6: 'd', 9: 'I'}[kind] }")
-        for kind in types
-    ]
-    columns: list[list[Any]] = [[] for _ in labels]
-    for row in range(rows):
-        for column, kind in zip(columns, kinds, strict=True):
-            size = 4 if kind is None else kind.size
-            length = struct.unpack_from("<i", raw, at)[0] if kind is None and at + 4 <= len(raw) else 0
-            if at + size > len(raw) or length < 0 or at + size + length > len(raw):
-                raise FormatError(f"{where}, row {row + 1}, byte {at}", expected="a value inside the file",
-                                  found=f"{len(raw)} bytes in all", remedy="The file is truncated.")  # fmt: skip
-            if kind is None:
-                column.append(raw[at + 4 : at + 4 + length].decode("utf-8", "surrogateescape"))
-            else:
-                column.append(kind.unpack_from(raw, at)[0])
-            at += size + length
-    if at != len(raw):
-        raise FormatError(where, expected=f"{at} bytes", found=f"{len(raw)}")
-    dtypes: list[Any] = [object if kind == _TEXT else _TYPES[kind] for kind in types]
-    return {label: np.array(c, dtype=t) for label, c, t in zip(labels, columns, dtypes, strict=True)}
 
 
 def write_cistem(ds: xr.Dataset, path: str | Path, *, images: str | Path | None = None, dtype: str = "float32") -> None:
@@ -271,7 +193,7 @@ def write_cistem(ds: xr.Dataset, path: str | Path, *, images: str | Path | None 
     table = _columns_of(ds, where, new_stack=images is not None)
     with atomic(path) as partial, partial.open("wb") as file:
         if str(path).lower().endswith(".cistem"):
-            file.write(_packed(table, ds.sizes["particle"]))
+            file.write(packed(table, ds.sizes["particle"]))
         else:
             for piece in _star(table):
                 file.write(piece)
@@ -314,37 +236,8 @@ def _columns_of(ds: xr.Dataset, where: str, *, new_stack: bool) -> dict[str, Any
         if new_stack:
             later.remove("StackFilename")
         found = {k: v for k, v in found.items() if k in source or k not in later}
-    order = [*source, *(label for label in _COLUMNS if label in found and label not in source)]
+    order = [*source, *(label for label in COLUMNS if label in found and label not in source)]
     return {label: found[label] for label in [*order, *(label for label in found if label not in order)]}
-
-
-def _packed(table: Mapping[str, Any], rows: int) -> bytes:
-    kinds = {label: _COLUMNS[label][1] if label in _COLUMNS else None for label in table}
-    for label, kind in kinds.items():
-        if kind is None and label.startswith("Code") and label[4:].lstrip("-").isdigit():
-            known = {"i": _INTEGER, "u": _UNSIGNED, "f": _FLOAT}.get(np.asarray(table[label]).dtype.kind, _TEXT)
-            kinds[label] = known
-    used = {label: kind for label, kind in kinds.items() if kind is not None}
-    head = struct.pack("<2i", len(used), rows)
-    for label, kind in used.items():
-        code = 1 << _COLUMNS[label][0] if label in _COLUMNS else int(label[4:])
-        head += struct.pack("<qB", code, kind)
-    if _TEXT not in used.values():
-        record = np.empty(rows, np.dtype([(label, _TYPES[kind]) for label, kind in used.items()]))
-        for label in used:
-            record[label] = table[label]
-        return head + record.tobytes()
-    pieces = [head]
-    columns = []
-    for label, kind in used.items():
-        if kind == _TEXT:
-            words = [str(v).encode("utf-8", "surrogateescape") for v in table[label]]
-            columns.append([struct.pack("<i", len(word)) + word for word in words])
-        else:
-            flat = np.asarray(table[label]).astype(_TYPES[kind])
-            columns.append([value.tobytes() for value in flat])
-    pieces += [b"".join(row) for row in zip(*columns, strict=True)]
-    return b"".join(pieces)
 
 
 def _star(table: Mapping[str, Any]) -> Iterator[bytes]:

@@ -1,6 +1,5 @@
 """Parameter files of Frealign (``.par``), version 9 and before, and of cisTEM's first versions, and their stacks.
 
-A row is a particle: number, PSI, THETA, PHI, SHX, SHY, MAG, FILM, DF1, DF2, ANGAST and scores; ``C`` starts a comment.
 PSI, THETA, PHI are RELION's psi, tilt, rot: the rows of Frealign's matrix are those of ours. An image is multiplied by
 exp(+i (SHX x + SHY y)) to centre it, so what must be added is (-SHX, -SHY). Shifts are pixels before version 9 and
 angstrom since; the phase shift of the 17-column layout is in radian. Sources: Frealign's README (2015) and published
@@ -9,7 +8,6 @@ source (card10, presb); cisTEM's export to RELION, which writes (phi, theta, psi
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -24,13 +22,12 @@ from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.particle_table import with_images
 from cryoflow.io.programs.border import (
     ctf_variables,
-    number_rows,
     optics_variables,
     read_text,
-    row_numbers,
     section_names,
     whole,
 )  # fmt: skip
+from cryoflow.io.programs.frealign_par import FIRST, LAYOUTS, fixed_lines, free_lines, parse_par, said_in
 from cryoflow.io.sources.address import folder_of
 from cryoflow.io.sources.source import is_remote
 from cryoflow.io.star.relion import text
@@ -41,28 +38,6 @@ from cryoflow.schema import require, validate
 __all__ = ["frealign_to_matrix", "matrix_to_frealign", "read_frealign", "write_frealign"]
 
 Layout = Literal["old", "v9", "x"]
-
-_FIRST = ("PSI", "THETA", "PHI", "SHX", "SHY", "MAG", "FILM", "DF1", "DF2", "ANGAST")
-_V9 = (*_FIRST, "OCC", "LOGP", "SIGMA", "SCORE", "CHANGE")
-_BY_COUNT = {
-    11: (*_FIRST,), 12: (*_FIRST, "PRESA"), 13: (*_FIRST, "PRESA", "DPRES"), 15: _V9[:-1], 16: _V9,
-    17: (*_FIRST, "PSHIFT", *_V9[len(_FIRST) :]),
-}  # fmt: skip
-_LAYOUTS: dict[str, tuple[str, ...]] = {"old": _BY_COUNT[12], "v9": _V9, "x": _BY_COUNT[17]}
-_OLD_WIDTHS = (7, 8, 8, 8, 8, 8, 8, 6, 9, 9, 8, 7, 7)
-_OLD_DECIMALS = (0, 3, 3, 3, 3, 3, 0, 0, 1, 1, 2, 2, 2)
-_INTEGERS = ("N", "MAG", "FILM", "LOGP")  # read as such by version 9
-# width and decimals of version 9, whose reader splits lines at blanks; more decimals are written where a value has them
-_STYLE = {
-    "PSI": (8, 2), "THETA": (8, 2), "PHI": (8, 2), "SHX": (10, 2), "SHY": (10, 2), "MAG": (8, 0), "FILM": (6, 0),
-    "DF1": (9, 1), "DF2": (9, 1), "ANGAST": (8, 2), "PSHIFT": (8, 2), "OCC": (8, 2), "LOGP": (10, 0),
-    "SIGMA": (11, 4), "SCORE": (8, 2), "CHANGE": (8, 2), "PRESA": (7, 2), "DPRES": (7, 2),
-}  # fmt: skip
-# what cisTEM's header lines say, "C  Pixel size of images (A):  1.5"
-_SAID = {
-    "Input particle images": "stack", "Beam energy (keV)": "voltage", "Spherical aberration (mm)": "cs",
-    "Amplitude contrast": "amplitude_contrast", "Pixel size of images (A)": "pixel_size",
-}  # fmt: skip
 
 
 def frealign_to_matrix(psi: Any, theta: Any, phi: Any) -> NDArray[np.float64]:
@@ -124,9 +99,9 @@ def read_frealign(
     [[10.0, -4.0]]
     """
     where = str(path)
-    head, tail, names, values = _parse(read_text(path), where)
+    head, tail, names, values = parse_par(read_text(path), where)
     column = dict(zip(("N", *names), values.T, strict=True))
-    said = _said(head)
+    said = said_in(head)
     ds = xr.Dataset(attrs={"par_head": head, "par_tail": tail, "par_columns": list(names)})
     ds["rotation"] = (
         ("particle", "row", "col"), frealign_to_matrix(column["PSI"], column["THETA"], column["PHI"]),
@@ -159,83 +134,13 @@ def read_frealign(
     film = whole(column["FILM"], "FILM", where)
     ds["group"] = ("particle", np.unique(film, return_inverse=True)[1].astype(np.int32) + 1)
     for name in names:
-        if name in ("MAG", "FILM") or name not in (*_FIRST, "PSHIFT"):
+        if name in ("MAG", "FILM") or name not in (*FIRST, "PSHIFT"):
             ds[f"x_{name}"] = ("particle", film if name == "FILM" else column[name])
     number = np.abs(whole(column["N"], "the particle number", where))  # a negative number once began a data set
     if number.min() < 1:
         raise FormatError(where, expected="particle numbers from 1", found="0")
     ds["particle_id"] = ("particle", np.arange(len(values), dtype=np.int64))
     return validate(_with_stack(ds, path, number, stack, said.get("stack"), options), where)
-
-
-def _parse(data: str, where: str) -> tuple[list[str], list[str], tuple[str, ...], NDArray[np.float64]]:
-    """Comments before and after the first row, names of the columns but the number, and the values."""
-    head: list[str] = []
-    tail: list[str] = []
-    rows: list[tuple[int, str]] = []
-    named: list[str] = []
-    for number, line in enumerate(data.split("\n"), start=1):
-        if line[:1] in ("C", "c"):
-            (tail if rows else head).append(line)
-            if not rows and "PSI" in line.upper() and "DF1" in line.upper():
-                named = line[1:].upper().split()
-        elif line.strip():
-            rows.append((number, line))
-    if not rows:
-        raise FormatError(where, expected="a Frealign parameter file with at least one row", found="none")
-    try:
-        values = number_rows(rows, where)
-    except FormatError:
-        if max(len(line.rstrip()) for _, line in rows) > sum(_OLD_WIDTHS):
-            raise
-        values = _fixed_widths(rows, where)
-    count = values.shape[1]
-    names = _BY_COUNT.get(count)
-    if named[:5] == list(_FIRST[:5]) and len(named) == count - 1:
-        names = tuple({"INCLUDE": "FILM", "PRES": "PRESA", "DPHI": "DPRES"}.get(n, n) for n in named)
-    if names is None or len(set(names)) < len(names) or not set(_FIRST) <= set(names):
-        raise FormatError(
-            f"{where}, line {rows[0][0]}", expected="12 or 13 (before version 9), 15, 16 or 17 values", found=f"{count}"
-        )
-    return head, tail, names, values
-
-
-def _fixed_widths(rows: list[tuple[int, str]], where: str) -> NDArray[np.float64]:
-    """Rows of the old layout, whose columns may touch: I7, 5F8, F8, I6, 2F9, F8, F7 (, F7)."""
-    edges = np.cumsum((0, *_OLD_WIDTHS))
-    table = []
-    for number, line in rows:
-        used = len(line.rstrip())
-        count = 13 if used > edges[12] else 12
-        at = f"{where}, line {number}"
-        if used <= edges[11] or used > edges[count]:
-            row_numbers(line.split(), at)  # names the word that is no number
-            raise FormatError(at, expected="12, 13, 15, 16 or 17 values", found=f"{len(line.split())}",
-                              remedy="The file is truncated or damaged there.")  # fmt: skip
-        words = [line[a:b].strip() or "0" for a, b in pairwise(edges[: count + 1])]
-        table.append(row_numbers(words, at))
-        if len(table[-1]) != len(table[0]):
-            raise FormatError(at, expected=f"{len(table[0])} columns, as before", found=f"{count}")
-    return np.array(table)
-
-
-def _said(head: list[str]) -> dict[str, Any]:
-    said: dict[str, Any] = {}
-    for line in head:
-        label, colon, value = line[1:].partition(":")
-        name = _SAID.get(label.strip())
-        if not colon or name is None or not value.strip():
-            continue
-        if name == "stack":
-            said[name] = value.strip()
-        else:
-            try:
-                number = float(value)
-            except ValueError:
-                continue
-            if np.isfinite(number) and (number > 0 or (number == 0 and name in ("cs", "amplitude_contrast"))):
-                said[name] = number
-    return said
 
 
 def _with_stack(
@@ -295,7 +200,7 @@ def write_frealign(
     ds = particles_to_write(ds, images, where, dtype=dtype)
     n = ds.sizes["particle"]
     source = tuple(ds.attrs.get("par_columns", ()))
-    names = _LAYOUTS[layout] if layout else (source or _LAYOUTS["v9"])
+    names = LAYOUTS[layout] if layout else (source or LAYOUTS["v9"])
     in_pixels = ds.attrs.get("par_shift_unit") == "pixel" if layout is None and source else layout == "old"
     if images is not None:
         number: NDArray[Any] = np.arange(1, n + 1)
@@ -307,7 +212,7 @@ def write_frealign(
     else:
         number = np.arange(1, n + 1)
     columns = {"N": number.astype(np.float64)} | _columns(ds, names, detector_pixel, in_pixels)
-    lines = _fixed(columns, where) if "OCC" not in names else _free(columns)
+    lines = fixed_lines(columns, where) if "OCC" not in names else free_lines(columns)
     head = ds.attrs.get("par_head") if names == source else None
     head = head or ["C           " + " ".join(f"{name:>7}" for name in names)]
     with atomic(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -338,33 +243,3 @@ def _columns(
         "OCC": column("x_OCC", 100.0), "SIGMA": column("x_SIGMA", 1.0),
     }  # fmt: skip
     return {name: np.asarray(out.get(name, column(f"x_{name}", zeros)), np.float64) for name in names}
-
-
-def _decimals(values: NDArray[np.float64], least: int) -> int:
-    return next((d for d in range(least, 6) if np.all(np.abs(values.round(d) - values) < 5e-7)), 6)
-
-
-def _free(columns: dict[str, NDArray[np.float64]]) -> list[str]:
-    """Lines split at blanks: version 9's widths, wider where a value needs it."""
-    formats = []
-    for name, values in columns.items():
-        width, least = _STYLE.get(name, (8, 2)) if name != "N" else (7, 0)
-        decimals = 0 if name in _INTEGERS else _decimals(values, least)
-        longest = max(len(f"{v:.{decimals}f}") for v in (values.min(), values.max()))
-        formats.append(f"%{max(width, longest + 1)}.{decimals}f")
-    line = "".join(formats)
-    return [line % row for row in zip(*columns.values(), strict=True)]
-
-
-def _fixed(columns: dict[str, NDArray[np.float64]], where: str) -> list[str]:
-    """Lines of fixed columns, as the reader of the versions before 9 wants them."""
-    out: list[str] = []
-    formats = [f"%{w - 1}.0f." if name == "MAG" else f"%{w}.{d}f"
-               for w, d, name in zip(_OLD_WIDTHS, _OLD_DECIMALS, columns, strict=False)]  # fmt: skip
-    for i, row in enumerate(zip(*columns.values(), strict=True), start=1):
-        words = [form % value for form, value in zip(formats, row, strict=True)]
-        if any(len(word) > width for word, width in zip(words, _OLD_WIDTHS, strict=False)):
-            raise ParameterError(f"{where}, row {i}", expected="values that fit the fixed widths of the old layout",
-                                 found=" ".join(words), remedy="Use layout='v9'.")  # fmt: skip
-        out.append("".join(words))
-    return out
