@@ -85,6 +85,9 @@ FORMATS: tuple[Format, ...] = (
            "programs.eman2_boxes:read_eman_box", "programs.eman2_boxes:write_eman_box"),
     Format("topaz", "Topaz picks (.txt)", "coordinates", (".txt", ".tsv"), "programs.sniff:topaz",
            "programs.topaz:read_topaz", "programs.topaz:write_topaz"),
+    Format("spider-align", "SPIDER alignment document (AP SH, AP REF)", "particles", (".doc",),
+           "programs.sniff:spider_align",
+           "programs.spider_align:read_spider_alignment", "programs.spider_align:write_spider_alignment"),
     Format("spider-doc", "SPIDER document file", "metadata", (".dat", ".spi", ".doc"),
            "programs.sniff:spider_doc", "programs.spider_doc:read_spider_doc"),
     Format("warp", "Warp micrographs (XML)", "micrographs", (".xml",), "programs.sniff:warp",
@@ -168,7 +171,7 @@ def detect(address: str | Path) -> Format:
         address, expected=f"a known format{', by its name ' if titles else ''}{' or '.join(titles)}",
         found=f"bytes {head[:8]!r}",
         remedy="Copy it again if it is damaged." if titles else
-        f"Name it with format= (--format) if you know it: {', '.join(f.name for f in FORMATS)}.",
+        f"Name it with format= if you know it: {', '.join(f.name for f in FORMATS)}.",
     )  # fmt: skip
 
 
@@ -233,24 +236,42 @@ def _head(address: str) -> bytes:
 
 def target_format(ds: Any, path: Path) -> Format:
     """The first format that has the suffix of ``path``, is written, and is meant for what ``ds`` holds."""
-    for entry in FORMATS:
-        if path.suffix.lower() in entry.suffixes and entry.write is not None and _fits(ds, entry.kind):
+    suffix = path.suffix.lower()
+    written = [entry for entry in FORMATS if entry.write is not None]
+    for entry in written:
+        if suffix in entry.suffixes and _fits(ds, entry):
             return entry
+    if suffix == ".star" and not hasattr(ds, "dims"):
+        return find_format("star")
+    known = [entry.title for entry in written if suffix in entry.suffixes]
+    fits = [f"{entry.name} ({', '.join(entry.suffixes) or '.star'})" for entry in written if _fits(ds, entry)]
     raise ParameterError(
-        f"write_data({path})", expected="a suffix that tells the format", found=repr(path.suffix),
-        remedy=f"Give format=: one of {', '.join(f.name for f in FORMATS if f.write)}.",
+        f"write_data({path})", expected=f"a suffix of a format that holds {_content(ds)}",
+        found=f"{suffix!r}, for {' or '.join(known)}" if known else repr(suffix),
+        remedy=f"Choose another suffix or give format= of these: {', '.join(fits)}.",
     )  # fmt: skip
 
 
-def _fits(ds: Any, kind: Kind) -> bool:
-    """Whether a format of ``kind`` is meant for what ``ds`` holds."""
+def _content(ds: Any) -> str:
+    """What ``ds`` holds, in a word or two."""
+    if not hasattr(ds, "dims"):
+        return "such tables"
+    rows = next((f"{d}s" for d in ("particle", "micrograph", "movie") if d in ds.dims), "")
+    return "coordinates" if "coordinate" in ds and "image_name" not in ds else rows or "a map"
+
+
+def _fits(ds: Any, entry: Format) -> bool:
+    """Whether a format is meant for what ``ds`` holds."""
+    kind = entry.kind
     if not hasattr(ds, "dims"):  # tables
         return kind == "metadata"
-    names = set(getattr(ds, "variables", ()))
+    names, volume = set(getattr(ds, "variables", ())), {"z", "y", "x"} <= set(ds.dims)
     if kind == "particles":
         return "particle" in ds.dims and ("coordinate" not in names or bool({"image_name", "image"} & names))
+    if kind == "images" and "volume" in entry.title and volume:
+        return True
     if kind in ("images", "coordinates"):
         return kind.removesuffix("s") in names
     if kind in ("micrographs", "movies"):
         return kind.removesuffix("s") in ds.dims
-    return kind == "store" or (kind == "map" and {"z", "y", "x"} <= set(ds.dims))
+    return kind == "store" or (kind == "map" and volume)

@@ -1,4 +1,4 @@
-"""cisTEM's particle parameters: STAR files with ``_cisTEM...`` labels; the binary files hold the same (``cistem_binary``).
+"""cisTEM's particle parameters: STAR files with ``_cisTEM...`` labels, and binary files (``cistem_binary``).
 
 Angles and shifts are Frealign's (see ``frealign``): (psi, theta, phi), angstrom, what must be added is minus the
 shift. Phase shifts are radian, positions in the micrograph angstrom, beam tilts milliradian. Sources: labels and units

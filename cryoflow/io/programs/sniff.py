@@ -7,7 +7,10 @@ import struct
 
 from cryoflow.io.sniff import star
 
-__all__ = ["cbox", "cistem", "eman_box", "eman_info", "eman_list", "epu", "frealign", "spider_doc", "topaz", "warp"]
+__all__ = [
+    "cbox", "cistem", "eman_box", "eman_info", "eman_list", "epu", "frealign", "spider_align", "spider_doc", "topaz",
+    "warp",
+]  # fmt: skip
 
 _NUMBER = rb"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?"
 
@@ -80,6 +83,15 @@ def spider_doc(head: bytes, name: str) -> bool:  # noqa: ARG001
         len(row) > 2 and row[0].lstrip(b"-").isdigit() and row[1].isdigit() and len(row) == 2 + int(row[1][:6])
         for row in rows
     )
+
+
+def spider_align(head: bytes, name: str) -> bool:
+    """A document with the columns of an alignment: by its comment, or by 15 values in each row."""
+    if not spider_doc(head, name):
+        return False
+    titled = re.search(rb"^ *;.*PSI.*THE.*PHI.*REF.*EXP", head, re.MULTILINE) is not None
+    counts = {int(line.split()[1]) for line in _first_rows(head, b";")}
+    return bool(counts) and (counts == {15} or (titled and min(counts) >= 8))
 
 
 def warp(head: bytes, name: str) -> bool:  # noqa: ARG001

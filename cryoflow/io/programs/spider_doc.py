@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
 from cryoflow.io.programs.border import coordinate_set, read_text, row_numbers
-from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
+from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def spider_to_matrix(psi: Any, theta: Any, phi: Any) -> NDArray[np.float64]:
     >>> spider_to_matrix(0.0, 0.0, 90.0).round(6)[0] + 0.0
     array([0., 1., 0.])
     """
-    return np.asarray(euler_to_matrix(phi, theta, psi))
+    return frealign_to_matrix(psi, theta, phi)
 
 
 def matrix_to_spider(rotation: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -52,8 +52,7 @@ def matrix_to_spider(rotation: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray
     >>> [float(a) for a in matrix_to_spider(spider_to_matrix(10.0, 20.0, 300.0))]
     [10.0, 20.0, 300.0]
     """
-    phi, theta, psi = np.moveaxis(np.asarray(matrix_to_euler(rotation)), -1, 0).round(9)
-    return psi % 360 + 0.0, theta, phi % 360 + 0.0
+    return matrix_to_frealign(rotation)
 
 
 def read_spider_doc(path: str | Path) -> pd.DataFrame:
