@@ -18,12 +18,13 @@ from cryoflow.kernels.projection import prepare_volume
 from cryoflow.kernels.rotation import angular_distance, rotation_about
 from cryoflow.kernels.samples import half_plane
 from cryoflow.kernels.search import Search, fixed_search, global_search, local_search
+from cryoflow.kernels.symmetry import point_group
 
 
 def arguments(
     search: Search, *, classes: int = 1, groups: int = 1, table: bool = True, free_scale: bool = False, n: int = 24,
     count: int = 14, radii: tuple[int, int, int] = (6, 8, 10), seed: int = 0, halves: bool = True, limit: int = 40,
-    fraction: float = 0.99, padding: int = 2, deviation: float = NOISE, **other: Any,
+    fraction: float = 0.99, padding: int = 2, deviation: float = NOISE, share: float = 0.0, group: str = "C1", **other: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything ``expectation`` takes, for particles whose truth is in the rows."""
     rng = np.random.default_rng(seed)
@@ -46,7 +47,9 @@ def arguments(
         "sigma2": np.stack([sigma2] * n_half), "scale": np.array([[1.0, 1.1]] * n_half), "radii": radii,
         "pixel_size": PIXEL, "mask_radius": 0.4 * n, "shift_sigma": 3.0, "fraction": fraction, "limit": limit,
         "free_scale": free_scale, "lock_classes": False,
-        "class_weight": np.full((n_half, classes), 1 / classes), "padding": padding, **other,
+        "class_weight": np.full((n_half, classes), 1 / classes), "padding": padding,
+        "rotation_width": np.linspace(0, 3, count), "shift_width": np.linspace(0, PIXEL, count),
+        "share": np.full((n_half, classes, samples.radius + 1), share), "operators": point_group(group), **other,
     }  # fmt: skip
 
 
@@ -70,6 +73,11 @@ CASES = {
     "two classes, local": {"search": near(8.0), "classes": 2, "halves": False, "table": False},
     "classes locked": {"search": COARSE, "classes": 2, "halves": False, "lock_classes": True},
     "two noise groups": {"search": near(8.0), "groups": 2},
+    "its own noise, local": {"search": near(8.0), "share": 0.03},
+    "its own noise, global": {"search": COARSE, "share": 0.03},
+    "its own noise, D2": {"search": global_search(0, "D2", shift_range=2, shift_step=1), "share": 0.02, "group": "D2",
+                          "seed": 1},
+    "its own noise, two classes": {"search": near(8.0), "classes": 2, "halves": False, "share": 0.05, "padding": 1},
     "model beyond the alignment": {"search": near(8.0), "radii": (5, 7, 11)},
     "model within the alignment": {"search": near(8.0), "radii": (5, 9, 6)},
 }  # fmt: skip

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cryoflow.kernels.backend import array_module, fft_module, is_device, to_host
 from cryoflow.kernels.ctf import ctf as contrast_transfer
 from cryoflow.kernels.masks import soft_sphere
+from cryoflow.kernels.noise_bias import noise_bias
 from cryoflow.kernels.projection import accumulator, insert_slices, slices
 from cryoflow.kernels.samples import Samples, half_plane
 from cryoflow.kernels.search import Search
@@ -94,12 +95,14 @@ def cross_and_norm(moved: Any, weight: Any, table: Any) -> tuple[Any, Any]:
 
 def expectation(
     image: Any, rotation: Any, shift: Any, norm: Any, half: Any, class_number: Any, group: Any, optics_group: Any,
+    rotation_width: Any, shift_width: Any,
     defocus_u: Any, defocus_v: Any, defocus_angle: Any, phase_shift: Any,
     voltage: Any, cs: Any, amplitude_contrast: Any,
     *,
     volumes: Any, coarse_table: Any, fine_table: Any, search: Search, sigma2: Any, scale: Any,
     radii: tuple[int, int, int], pixel_size: float, mask_radius: float, shift_sigma: float,
     fraction: float, limit: int, free_scale: bool, lock_classes: bool, class_weight: Any, padding: int,
+    share: Any, operators: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """Posterior of poses of one chunk and the sums of the maximisation step.
 
@@ -113,6 +116,8 @@ def expectation(
     mask_radius, shift_sigma : pixels.  fraction : of the posterior that is kept.  limit : coarse rotations kept.
     lock_classes : keep every particle in its class.  class_weight : (H, C) prior probabilities of classes.
     free_scale : score each hypothesis at its best scale (a reference on no absolute scale).
+    share : (H, C, S) what a particle's own samples weigh in the reference; 0 for one that does not hold them.
+    operators : (G, 3, 3) of the point group.
 
     Returns
     -------
@@ -124,12 +129,12 @@ def expectation(
         from cryoflow.kernels.expectation_device import expectation_arrays
 
         return expectation_arrays(
-            image, rotation, shift, norm, half, class_number, group, optics_group,
+            image, rotation, shift, norm, half, class_number, group, optics_group, rotation_width, shift_width,
             defocus_u, defocus_v, defocus_angle, phase_shift, voltage, cs, amplitude_contrast,
             volumes=volumes, coarse_table=coarse_table, fine_table=fine_table, search=search, sigma2=sigma2,
             scale=scale, radii=radii, pixel_size=pixel_size, mask_radius=mask_radius, shift_sigma=shift_sigma,
             fraction=fraction, limit=limit, free_scale=free_scale, lock_classes=lock_classes,
-            class_weight=class_weight, padding=padding,
+            class_weight=class_weight, padding=padding, share=share, operators=operators,
         )  # fmt: skip
     from cryoflow.kernels.expectation_cpu import align_batch
 
@@ -185,6 +190,13 @@ def expectation(
                     masked, transfer, inverse[noise_group], shell, coarse_table[h], coarse_phases, k_coarse, free_scale
                 )
             batch = len(i)
+            bias = noise_bias(
+                transfer**2 * inverse[noise_group][:, shell], samples, share=share[h],
+                rotation=rotation[i], operators=operators, class_of=np.asarray(class_number)[i].astype(np.int64) - 1,
+                shift=pixels[i] - base[i], rotation_width=np.deg2rad(rotation_width[i]),
+                shift_width=shift_width[i] / pixel_size, shifts=(search.shifts, fine_shifts),
+                counts=(k_coarse, k_align), radius=mask_radius + MASK_EDGE / 2,
+            )  # fmt: skip
             xa, aa = np.zeros((batch, shells)), np.zeros((batch, shells))
             out_rotation, out_shift = np.zeros((batch, 3, 3)), np.zeros((batch, 2))
             out_class, out_float = np.zeros(batch, np.int64), np.zeros((batch, 7))
@@ -197,7 +209,8 @@ def expectation(
                 _class_prior(np.asarray(class_number)[i], class_weight[h], lock_classes),
                 kx, ky, shell, k_coarse, k_align, k_model,
                 np.ascontiguousarray(rotation[i], np.float64), masked, unmasked, transfer, inverse,
-                noise_group, scale_group, sums["model"][h], table_data, table_weight, xa, aa,
+                noise_group, scale_group, bias.own, bias.class_of, bias.decay, bias.reach, bias.coarse, bias.fine,
+                sums["model"][h], table_data, table_weight, xa, aa,
                 sums["xa"][h], sums["aa"][h], out_rotation, out_shift, out_class, out_float,
             )  # fmt: skip
             moved = base[i] + out_shift

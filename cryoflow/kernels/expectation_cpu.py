@@ -2,11 +2,12 @@
 
 The mathematics, with Y = C X / sigma^2 (the weighted image) and P_r a slice of the reference:
 
-    log p(r, t) = Re <P_r, Y e^{-2 pi i k t}> - <|P_r|^2, C^2 / sigma^2> / 2 + log prior
+    log p(r, t) = Re <P_r, Y e^{-2 pi i k t}> - <|P_r|^2, C^2 / sigma^2> / 2 - b(r, t) + log prior
     D_r += sum_t w(r, t) Y e^{-2 pi i k t},      W_r += sum_t w(r, t) C^2 / sigma^2
 
-Cross terms and slice sums are matrix products (BLAS); slices come from a table shared by all images (global searches)
-or are read from the volume around each image's pose (local searches). ``expectation_reference`` is its oracle.
+b is the bias that a particle's own noise in the reference gives (``noise_bias``). Cross terms and slice sums are matrix
+products (BLAS); slices come from a table shared by all images (global searches) or are read from the volume around each
+image's pose (local searches). ``expectation_reference`` is its oracle.
 
 Source: Scheres 2012, J. Mol. Biol. 415:406; adaptive oversampling: Tagare et al. 2010, J. Struct. Biol. 171:256.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from cryoflow.kernels.noise_bias import subtract_bias
 from cryoflow.kernels.posterior import significance_threshold
 from cryoflow.kernels.projection import insert_from, slice_into
 
@@ -115,6 +117,7 @@ def align_batch(  # type: ignore[no-untyped-def]
     child_shift_values, coarse_phases, fine_phases, coarse_shift_prior, fine_shift_prior, class_prior,
     kx, ky, shell, n_coarse_samples, n_align, n_model,
     rotations, masked, unmasked, ctf, inv_sigma2, noise_group, scale_group,
+    own, own_class, decay, reach, coarse_agreement, fine_agreement,
     sums, table_data, table_weight, shell_xa, shell_aa, scale_xa, scale_aa,
     out_rotation, out_shift, out_class, out_float,
 ):  # fmt: skip
@@ -159,6 +162,13 @@ def align_batch(  # type: ignore[no-untyped-def]
         for h in range(n_classes * m_count):
             for t in range(t_count):
                 coarse[h, t] += class_prior[b, h // m_count] + coarse_prior[h % m_count] + coarse_shift_prior[b, t]
+        biased = coarse_agreement.shape[1] > 0
+        if biased:
+            present = np.empty((m_count, 3, 3))
+            for m in range(m_count):
+                present[m] = coarse_rotations[m] if absolute else np.dot(coarse_rotations[m], a)
+            lo = own_class[b] * m_count
+            subtract_bias(coarse[lo : lo + m_count], present, own[b], decay[b], reach[b], coarse_agreement[b])
         best, log_sum, threshold = significance_threshold(coarse, fraction)
         rows, columns = _chosen(coarse, threshold, limit)
 
@@ -188,6 +198,13 @@ def align_batch(  # type: ignore[no-untyped-def]
                 _score(cross[p - lo], _norm(tile[p - lo], weight, n_align), free_scale, scores[p])
                 for t in range(len(shifts)):
                     scores[p, t] += prior[p] + fine_shift_prior[b, shifts[t]]
+        if biased:
+            agreement = np.empty((fine_agreement.shape[1], len(shifts)), np.float32)
+            for t in range(len(shifts)):
+                agreement[:, t] = fine_agreement[b, :, shifts[t]]
+            lo = np.searchsorted(pairs, own_class[b] * m_count * n_child)
+            hi = np.searchsorted(pairs, (own_class[b] + 1) * m_count * n_child)
+            subtract_bias(scores[lo:hi], fine[lo:hi], own[b], decay[b], reach[b], agreement)
         best, log_sum, threshold = significance_threshold(scores, fraction)
         kept, used = _chosen(scores, threshold, n_pairs)
 

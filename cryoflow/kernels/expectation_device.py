@@ -9,6 +9,7 @@ import numpy as np
 from cryoflow.kernels import expectation as step
 from cryoflow.kernels.backend import array_module, to_host
 from cryoflow.kernels.expectation_reference import Model, align_arrays
+from cryoflow.kernels.noise_bias import noise_bias
 from cryoflow.kernels.projection import accumulator
 from cryoflow.kernels.samples import half_plane
 from cryoflow.kernels.search import Search
@@ -20,12 +21,14 @@ BATCH = 32
 
 def expectation_arrays(
     image: Any, rotation: Any, shift: Any, norm: Any, half: Any, class_number: Any, group: Any, optics_group: Any,
+    rotation_width: Any, shift_width: Any,
     defocus_u: Any, defocus_v: Any, defocus_angle: Any, phase_shift: Any,
     voltage: Any, cs: Any, amplitude_contrast: Any,
     *,
     volumes: Any, coarse_table: Any, fine_table: Any, search: Search, sigma2: Any, scale: Any,
     radii: tuple[int, int, int], pixel_size: float, mask_radius: float, shift_sigma: float,
     fraction: float, limit: int, free_scale: bool, lock_classes: bool, class_weight: Any, padding: int,
+    share: Any, operators: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """Rows and sums of ``expectation``, with the same arguments: arrays of images and models stay where they are.
 
@@ -35,9 +38,12 @@ def expectation_arrays(
     n, total_b, (n_half, n_class) = image.shape[-1], len(image), volumes.shape[:2]
     samples = half_plane(n, (n - 1) // 2)
     counts = (samples.count(radii[0]), samples.count(radii[1]), samples.count(radii[2]))
-    rotation, shift, norm, half, class_number, group, optics_group, sigma2, scale, class_weight = (
+    rotation, shift, norm, half, class_number, group, optics_group, rotation_width, shift_width = (
         np.asarray(to_host(a))
-        for a in (rotation, shift, norm, half, class_number, group, optics_group, sigma2, scale, class_weight)
+        for a in (rotation, shift, norm, half, class_number, group, optics_group, rotation_width, shift_width)
+    )
+    sigma2, scale, class_weight, share, operators = (
+        np.asarray(to_host(a)) for a in (sigma2, scale, class_weight, share, operators)
     )
     optics = (defocus_u, defocus_v, defocus_angle, phase_shift, voltage, cs, amplitude_contrast)
     shells, number = samples.radius + 1, 2.0 * np.diff(samples.starts)
@@ -77,8 +83,16 @@ def expectation_arrays(
                 step._shift_prior(base[i], search.shifts, shift_sigma),
                 step._shift_prior(base[i], fine_shifts, shift_sigma),
             )
+            bias = noise_bias(
+                to_host(transfer**2 * inverse[xp.asarray(noise)]), samples, share=share[h],
+                rotation=rotation[i], operators=operators, class_of=class_number[i].astype(np.int64) - 1,
+                shift=pixels[i] - base[i], rotation_width=np.deg2rad(rotation_width[i]),
+                shift_width=shift_width[i] / pixel_size, shifts=(search.shifts, fine_shifts), counts=counts[:2],
+                radius=mask_radius + step.MASK_EDGE / 2,
+            )  # fmt: skip
             found = align_arrays(
-                masked, unmasked, transfer, inverse[xp.asarray(noise)], rotation[i], priors, sums["model"][h], model,
+                masked, unmasked, transfer, inverse[xp.asarray(noise)], rotation[i], priors, bias,
+                sums["model"][h], model,
                 counts=counts, fraction=fraction, limit=limit,
             )  # fmt: skip
             moved = base[i] + found["shift"]

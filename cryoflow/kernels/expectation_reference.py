@@ -16,6 +16,7 @@ import numpy as np
 
 from cryoflow.kernels.backend import array_module, to_host
 from cryoflow.kernels.expectation import cross_and_norm
+from cryoflow.kernels.noise_bias import NoiseBias, subtract_bias_arrays
 from cryoflow.kernels.posterior import _BINS, _WIDTH
 from cryoflow.kernels.projection import insert_slices, slices
 from cryoflow.kernels.samples import Samples
@@ -184,13 +185,13 @@ def _angles(a: Any, b: Any) -> Any:
 
 def align_arrays(
     masked: Any, unmasked: Any, transfer: Any, inverse: Any, present: Any, priors: tuple[Any, Any, Any],
-    total: Any, model: Model, *, counts: tuple[int, int, int], fraction: float, limit: int,
+    bias: NoiseBias, total: Any, model: Model, *, counts: tuple[int, int, int], fraction: float, limit: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Poses and statistics of a batch of one half-set, on the host; the sums ``total`` (C, Z, Y, X, 4) grow in place.
 
     masked, unmasked : (B, N) samples X of the images.  transfer, inverse : (B, N) C and 1 / sigma^2.
     present : (B, 3, 3) rotations.  priors : log prior of class (B, C), coarse (B, T) and fine shifts (B, T L).
-    counts : samples of the coarse level, of the alignment and of the model.
+    counts : samples of the coarse level, of the alignment and of the model.  bias : of the images' own noise.
     """
     xp = array_module(masked)
     k_coarse, k_align, k_model = counts
@@ -205,11 +206,13 @@ def align_arrays(
     n_class, (m, j) = len(model.volumes), model.search.children.shape[:2]
     every = xp.broadcast_to(xp.arange(n_class * m), (b, n_class * m))
     moved, weight_coarse = y[:, None, :k_coarse] * model.coarse_phases[:, :k_coarse], weight[:, :k_coarse]
+    hypotheses = _list(every, every >= 0, present, model, children=False)
     if model.coarse.size:
         cross, norm = cross_and_norm(moved, xp.ascontiguousarray(weight_coarse), model.coarse)
         coarse = _log_likelihood(cross, norm[:, None], model.free_scale).swapaxes(1, 2)
     else:
-        coarse = _scores(_list(every, every >= 0, present, model, children=False), moved, weight_coarse, model)
+        coarse = _scores(hypotheses, moved, weight_coarse, model)
+    subtract_bias_arrays(coarse, hypotheses.rotation, hypotheses.class_of, bias.coarse, bias)
     prior = class_prior[:, every[0] // m] + xp.asarray(model.search.log_prior)[every[0] % m]
     coarse = coarse + prior[:, :, None] + coarse_shift_prior[:, None]
     rows, columns = _chosen(coarse, significance_thresholds(coarse.reshape(b, -1), fraction)[2], limit)
@@ -222,6 +225,8 @@ def align_arrays(
     shift = (column[:, :, None] * n_sub + xp.arange(n_sub)).reshape(b, -1)
     fine = _list(index, xp.repeat(row_real, j, axis=1), present, model, children=True)
     scores = _scores(fine, y[:, None] * model.fine_phases[shift, :k_align], weight, model)
+    agreement = xp.take_along_axis(xp.asarray(bias.fine), shift[:, None], axis=2)
+    subtract_bias_arrays(scores, fine.rotation, fine.class_of, agreement, bias)
     prior = xp.asarray(model.search.child_log_prior).ravel()[index % (m * j)]
     prior = prior + xp.take_along_axis(class_prior, fine.class_of, axis=1)
     scores = scores + prior[:, :, None] + xp.take_along_axis(fine_shift_prior, shift, axis=1)[:, None]

@@ -82,6 +82,9 @@ def first_state(start: NDArray[np.float32], sigma2: Any, c: Context) -> State:
         "iteration": 0, "done": False, "maps": np.broadcast_to(one, (c.n_half, k, m, m, m)).copy(),
         "sigma2": sigma2, "scale": np.ones((c.n_half, int(c.particles["group"].values.max()))),
         "class_weight": np.full((c.n_half, k), 1.0 / k), "class_number": number, **rows,
+        "rotation_width": np.zeros(n), "shift_width": np.zeros(n),
+        # the first reference comes from elsewhere: it holds no particle's noise
+        "own_share": np.zeros((c.n_half, k, (c.box + 1) // 2)),
         "schedule": schedule.as_dict(), "history": [],
     }  # fmt: skip
 
@@ -167,6 +170,7 @@ def _expect(
     data = c.particles.assign(
         rotation=(("particle", "row", "col"), state["rotation"]), shift=(("particle", "xy"), state["shift"]),
         norm=("particle", state["norm"]), class_number=("particle", state["class_number"]),
+        rotation_width=("particle", state["rotation_width"]), shift_width=("particle", state["shift_width"]),
     )  # fmt: skip
     shared = {
         "volumes": volumes, "coarse_table": tables[0], "fine_table": tables[1], "search": search,
@@ -176,7 +180,8 @@ def _expect(
         "fraction": FIRST_FRACTION if free else c.settings.fraction,
         "limit": FIRST_LIMIT if free else c.settings.max_significant, "free_scale": free,
         "lock_classes": first and c.settings.classes > 1, "class_weight": state["class_weight"],
-        "padding": c.settings.padding,
+        "padding": c.settings.padding, "share": state["own_share"],
+        "operators": c.operators if search.absolute else np.eye(3)[None],  # a local search stays with one
     }  # fmt: skip
     lazy = map_reduce(expectation, data, shared, outputs=OUTPUTS, lanes=LANES)
     rows, sums = compute(*lazy, client=c.client, label=f"refine {state['iteration'] + 1}")
@@ -196,7 +201,13 @@ def _maximise(sums: Mapping[str, Any], state: State, grid: mx.Grid, final: bool,
         ]
         maps = [mx.flatten(mx.reconstruct(total[0, k], r, grid, shells), mask) for k, r in enumerate(ratios)]
         curve = np.zeros(c.box // 2 + 1)
-        return {"maps": np.stack(maps)[None], "fsc": curve, "fsc_unmasked": curve, "ssnr": np.stack(ratios)}
+        share = [
+            mx.own_share(total[0, k], r, mask, grid, shells, diameter_px=c.diameter_px) for k, r in enumerate(ratios)
+        ]
+        return {
+            "maps": np.stack(maps)[None], "fsc": curve, "fsc_unmasked": curve, "ssnr": np.stack(ratios),
+            "own_share": np.stack(share)[None],
+        }  # fmt: skip
     halves = [mx.reconstruct(total[h, 0], None, grid, shells) for h in range(2)]
     plain, corrected = mx.fsc_of_halves(halves[0], halves[1], mask if s.solvent_fsc else None, grid, rng)
     out: State = {"fsc": corrected, "fsc_unmasked": plain}
@@ -212,7 +223,10 @@ def _maximise(sums: Mapping[str, Any], state: State, grid: mx.Grid, final: bool,
     joint = mx.join_low(total, shells, low)
     ratio[: low + 1] = np.maximum(ratio[: low + 1], 0.999 / 0.001 if low else 0)
     maps = [mx.flatten(mx.reconstruct(joint[h, 0], ratio, grid, shells), mask) for h in range(2)]
-    return {**out, "ssnr": ratio[None], "maps": np.stack(maps)[:, None]}
+    share = [
+        mx.own_share(joint[h, 0], ratio, mask, grid, shells, diameter_px=c.diameter_px, joined=low) for h in range(2)
+    ]
+    return {**out, "ssnr": ratio[None], "maps": np.stack(maps)[:, None], "own_share": np.stack(share)[:, None]}
 
 
 def _at(volume: Any, grid: mx.Grid) -> Any:

@@ -33,6 +33,7 @@ __all__ = [
     "flatten",
     "fsc_of_halves",
     "join_low",
+    "own_share",
     "reconstruct",
     "solvent",
     "ssnr_of_fsc",
@@ -88,6 +89,30 @@ def join_low(model: Any, shells: Any, to_shell: int) -> Any:
 def reconstruct(total: Any, ssnr: Any | None, grid: Grid, shells: Any) -> Any:
     """Map (m, m, m) of one sum; regularised by ``ssnr`` or not at all."""
     return grid_to_map(wiener(total, shells, ssnr), grid.m, box=grid.n, padding=grid.padding)
+
+
+def own_share(
+    total: Any, ssnr: NDArray[np.float64], mask: Any, grid: Grid, shells: Any, *, diameter_px: float, joined: int = -1
+) -> NDArray[np.float64]:
+    """What a sample of weight one, put into ``total``, becomes where the reference is read again; (n + 1) // 2 shells.
+
+    share_s = l / (W_s (1 + 1 / SSNR_s)) for the mean weight W_s of an independent sample of shell s. A back-projection
+    runs through the whole box; of its length the solvent mask M leaves the part l = <M, d> / (n <d, d>) where it is
+    seen again, in the particle's disc d.
+    ``joined`` : shells up to it are the mean of two half-sets, of which a particle is in one.
+    """
+    ratio = grid.m / grid.n
+    disc = soft_sphere(grid.m, diameter_px / 2 * ratio, EDGE * ratio, dims=2)
+    length = float((mask.sum(axis=0) * disc).sum() / (disc**2).sum()) / grid.m
+    inside = grid_shells(total.shape[:3], 1) < total.shape[0] // 2  # sums over a point group stop there
+    held, weight = (shell_average(w, shells, grid.radius + 1) for w in (inside, total[..., 2] * inside))
+    # the padded grid spreads the weight of one independent sample over padding^3 cells
+    weight = weight / np.maximum(held, 1e-3) * grid.padding**3
+    share = length * held / np.maximum(weight * (1 + 1 / ssnr), np.finfo(np.float32).tiny)
+    share[: joined + 1] /= 2
+    out = np.zeros((grid.n + 1) // 2)
+    out[: grid.radius + 1] = share
+    return out
 
 
 def solvent(mask: Any | None, diameter_px: float, grid: Grid) -> Any:
