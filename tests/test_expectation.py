@@ -24,7 +24,8 @@ from cryoflow.kernels.symmetry import point_group
 def arguments(
     search: Search, *, classes: int = 1, groups: int = 1, table: bool = True, free_scale: bool = False, n: int = 24,
     count: int = 14, radii: tuple[int, int, int] = (6, 8, 10), seed: int = 0, halves: bool = True, limit: int = 40,
-    fraction: float = 0.99, padding: int = 2, deviation: float = NOISE, share: float = 0.0, group: str = "C1", **other: Any,
+    fraction: float = 0.99, padding: int = 2, deviation: float = NOISE, share: float = 0.0, group: str = "C1",
+    **other: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything ``expectation`` takes, for particles whose truth is in the rows."""
     rng = np.random.default_rng(seed)
