@@ -12,7 +12,7 @@ import starfile
 import xarray as xr
 from fuzz_harness import fuzz, on_file
 
-from cryoflow.errors import FormatError
+from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io import read_particles, write_particles
 from cryoflow.io.programs.cistem import read_cistem, write_cistem
 from cryoflow.io.star.relion import text
@@ -230,3 +230,41 @@ def test_fuzz(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_fuzz_long(tmp_path: Path) -> None:
     fuzz_cistem(10_000, tmp_path)
+
+
+def positions(x: float, y: float, pixel: float) -> str:
+    labels = ("PositionInStack", "OriginalXPosition", "OriginalYPosition", "PixelSize", "OriginalImageFilename")
+    head = "data_\n\nloop_\n" + "".join(f"_cisTEM{label} #{i}\n" for i, label in enumerate(labels, 1))
+    return head + f"1 {x} {y} {pixel} 'mic.mrc'\n"
+
+
+def test_a_position_is_the_pixel_from_zero_times_the_pixel_size(tmp_path: Path) -> None:
+    """As cisTEM writes a peak of template matching: the pixel of the largest value, from 0, times the pixel size."""
+    micrograph, star = np.random.default_rng(0).normal(size=(40, 60)), tmp_path / "p.star"
+    micrograph[33, 7] = 20.0
+    row, column = np.unravel_index(micrograph.argmax(), micrograph.shape)
+    star.write_text(positions(column * 1.35, row * 1.35, 1.35))
+    x, y = read_cistem(star).coordinate.values[0]
+    assert micrograph[round(y), round(x)] == 20.0
+    np.testing.assert_allclose([x, y], [7, 33], rtol=1e-12)
+    # a calibrated pixel size does not move the particle in its micrograph
+    np.testing.assert_allclose(read_cistem(star, pixel_size=1.32).coordinate, [[7, 33]], rtol=1e-12)
+    # particles binned twice
+    star.write_text(positions(column * 1.35, row * 1.35, 2.7))
+    binned = read_cistem(star, micrograph_pixel_size=1.35)
+    np.testing.assert_allclose(binned.coordinate, [[7, 33]], rtol=1e-12)
+    write_cistem(binned, tmp_path / "q.star")
+    table = starfile.read(tmp_path / "q.star")
+    np.testing.assert_allclose(table[["cisTEMOriginalXPosition", "cisTEMOriginalYPosition"]], [[9.45, 44.55]])
+    with pytest.raises(ParameterError, match="micrograph_pixel_size above 0"):
+        read_cistem(star, micrograph_pixel_size=0.0)
+
+
+def test_positions_of_relions_binned_particles(tmp_path: Path) -> None:
+    head = "data_optics\nloop_\n_rlnOpticsGroup\n_rlnImagePixelSize\n_rlnMicrographPixelSize\n1 3.0 1.5\n\n"
+    labels = "data_particles\nloop_\n_rlnImageName\n_rlnOpticsGroup\n_rlnCoordinateX\n_rlnCoordinateY\n"
+    (tmp_path / "p.star").write_text(head + labels + "1@p.mrcs 1 100 200\n")
+    write_cistem(read_particles(tmp_path / "p.star", images=False), tmp_path / "q.star")
+    back = read_cistem(tmp_path / "q.star", images=False, micrograph_pixel_size=1.5)
+    np.testing.assert_allclose(back.coordinate, [[100, 200]])
+    np.testing.assert_allclose(starfile.read(tmp_path / "q.star")["cisTEMOriginalXPosition"], 150)

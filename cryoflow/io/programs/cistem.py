@@ -1,8 +1,9 @@
 """cisTEM's particle parameters: STAR files with ``_cisTEM...`` labels, and binary files (``cistem_binary``).
 
 Angles and shifts are Frealign's (see ``frealign``): (psi, theta, phi), angstrom, what must be added is minus the
-shift. Phase shifts are radian, positions in the micrograph angstrom, beam tilts milliradian. Sources: labels and units
-in cisTEM's published source (cistem_parameters, ctf, its export to RELION).
+shift. Phase shifts are radian, beam tilts milliradian. Positions are the pixel of the micrograph, the first one's
+centre at 0, times its pixel size. Sources: labels and units in cisTEM's published source (cistem_parameters, ctf, its
+export to RELION; make_template_result for positions).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from cryoflow.errors import FormatError
+from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
 from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
@@ -48,12 +49,20 @@ _PREFIX = "cisTEM"
 
 
 @takes(ReadOptions, DEFAULTS)
-def read_cistem(path: str | Path, *, stack: str | Path | None = None, **options: Unpack[ReadOptions]) -> xr.Dataset:
+def read_cistem(
+    path: str | Path,
+    *,
+    stack: str | Path | None = None,
+    micrograph_pixel_size: float | None = None,
+    **options: Unpack[ReadOptions],
+) -> xr.Dataset:
     """Read the particle parameters of cisTEM, as STAR or binary, told by the content.
 
     Parameters
     ----------
     stack : the particle stack; by default what the file's column of stacks names. With neither, metadata alone.
+    micrograph_pixel_size : angstrom, where it is not that of the particles in the file: positions in the micrograph
+        are angstrom there, and pixels here.
     options : those of ``read_particles``. cisTEM writes absolute names of stacks: ``allow_outside`` accepts them.
 
     Returns
@@ -91,7 +100,10 @@ def read_cistem(path: str | Path, *, stack: str | Path | None = None, **options:
     taken |= _poses(ds, table, where)
     if set(_POSITION) <= set(table):
         xy = np.stack([finite(table[label], label, where) for label in _POSITION], axis=1)
-        ds["coordinate"] = (("particle", "xy"), xy / ds.pixel_size.values[ds.optics_group.values][:, None])
+        pixel = columns.get("pixel_size", ds["pixel_size"].values[ds["optics_group"].values])  # the file's own
+        if micrograph_pixel_size is not None:
+            pixel = _micrograph_pixels(ds, micrograph_pixel_size, where)
+        ds["coordinate"] = (("particle", "xy"), xy / pixel[:, None])
         taken |= set(_POSITION)
     for label, name in (("AssignedSubset", "half"), ("Best2DClass", "class_number")):
         if label in table:
@@ -107,6 +119,14 @@ def read_cistem(path: str | Path, *, stack: str | Path | None = None, **options:
         if label not in (*taken, "PositionInStack", "StackFilename"):
             ds[f"x_{_PREFIX}{label}"] = ("particle", column if column.dtype.kind in "iuf" else names_of(column, where))
     return validate(_images(ds, table, where, stack, options), where)
+
+
+def _micrograph_pixels(ds: xr.Dataset, size: float, where: str) -> NDArray[np.float64]:
+    """The pixel size of each particle's micrograph, noted in ``ds``."""
+    if not np.isfinite(size) or size <= 0:
+        raise ParameterError(where, expected="micrograph_pixel_size above 0", found=f"{size}")
+    ds["micrograph_pixel_size"] = ("optics", np.full(ds.sizes["optics"], float(size)))
+    return np.full(ds.sizes["particle"], float(size))
 
 
 def _poses(ds: xr.Dataset, table: Mapping[str, NDArray[Any]], where: str) -> set[str]:
@@ -202,7 +222,6 @@ def write_cistem(ds: xr.Dataset, path: str | Path, *, images: str | Path | None 
 def _columns_of(ds: xr.Dataset, where: str, *, new_stack: bool) -> dict[str, Any]:
     n = ds.sizes["particle"]
     group = ds["optics_group"].values if "optics_group" in ds else np.zeros(n, np.int64)
-    pixel = ds["pixel_size"].values[group]
     found: dict[str, Any] = {
         str(name).removeprefix(f"x_{_PREFIX}"): array.values
         for name, array in ds.variables.items() if str(name).startswith(f"x_{_PREFIX}") and array.dims == ("particle",)
@@ -219,6 +238,7 @@ def _columns_of(ds: xr.Dataset, where: str, *, new_stack: bool) -> dict[str, Any
     if "phase_shift" in ds:
         found["PhaseShift"] = np.deg2rad(ds["phase_shift"].values)
     if "coordinate" in ds:
+        pixel = ds["micrograph_pixel_size" if "micrograph_pixel_size" in ds else "pixel_size"].values[group]
         found |= dict(zip(_POSITION, (ds["coordinate"].values * pixel[:, None]).T, strict=True))
     names = {"AssignedSubset": "half", "Best2DClass": "class_number", "OriginalImageFilename": "micrograph_name"}
     found |= {label: ds[name].values for label, name in names.items() if name in ds}
