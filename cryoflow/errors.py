@@ -10,6 +10,7 @@ __all__ = [
     "ResourceError",
     "SchemaError",
     "StoreError",
+    "kind_of",
 ]
 
 
@@ -63,3 +64,14 @@ class ComputeError(CryoflowError):
 
 class ResourceError(CryoflowError):
     """The disk is full, memory does not suffice, or a device is missing."""
+
+
+def kind_of(value: object) -> str:
+    """What a value is, as the one who wrote it in a file or typed it sees it.
+
+    >>> kind_of({}), kind_of("a"), kind_of(None), kind_of(3)
+    ('a mapping', 'text', 'nothing', 'a number')
+    """
+    kinds = {dict: "a mapping", list: "a list", tuple: "a list", str: "text", bool: "yes or no", int: "a number",
+             float: "a number", type(None): "nothing"}  # fmt: skip
+    return kinds.get(type(value), f"a {type(value).__name__}")

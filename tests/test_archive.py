@@ -286,7 +286,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
     plan = plan_fetch(read_entry("10999"), ["micrographs"], root=tmp_path)
     before = len(server.requests)
     monkeypatch.setattr("shutil.disk_usage", lambda _: os.terminal_size((1, 1)) and type("U", (), {"free": 10})())
-    with pytest.raises(ResourceError, match="GB of free disk"):
+    with pytest.raises(ResourceError, match="of free disk"):
         fetch(plan)
     assert len(server.requests) == before
 
@@ -299,7 +299,7 @@ def test_limits_and_wrong_names(serve: Callable[..., FaultServer], tmp_path: Pat
         plan_fetch(entry, ["micrograph"], root=tmp_path)
     with pytest.raises(ParameterError, match="files Movies/"):  # the record promises more than there is
         plan_fetch(entry, ["movies"], root=tmp_path)
-    with pytest.raises(ParameterError, match="only ever local"):
+    with pytest.raises(ParameterError, match="made here"):
         plan_fetch(read_entry("EMPIAR-10146"), ["micrographs"], root=tmp_path)
     with pytest.raises(ParameterError, match="it is simulated"):
         plan_fetch(read_entry("demo"), root=tmp_path)

@@ -214,6 +214,6 @@ def test_errors_name_the_options_of_the_command(data: Path, tmp_path: Path) -> N
     """What Python calls ``pixel_size=`` is ``--pixel-size`` to who typed a command; other names stay."""
     ended = command("import", str(data / "particles/parts-15_128x128f.par"), "-o", "a.zarr", folder=tmp_path)
     assert ended.returncode == 3
-    assert "Give --pixel-size in angstrom, or detector_pixel= in micrometre." in ended.stderr
+    assert "Give --pixel-size in angstrom, or --option detector_pixel= in micrometre." in ended.stderr
     ended = command("table", str(data / "particles/relion31.6opticsgroups.star"), folder=tmp_path)
     assert "or pass --mixed-pixel-sizes." in ended.stderr

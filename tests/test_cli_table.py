@@ -32,7 +32,8 @@ def test_operations_happen_in_their_order(star: Path) -> None:
     table(star, "--head", 30, "--sort", "-defocus_u", "--head", 10, "-o", out)
     expected = np.sort(ds.defocus_u.values[:30])[::-1][:10]
     np.testing.assert_allclose(read_particles(out, images=False).defocus_u, expected)
-    table(star, "--sort", "-defocus_u", "--head", 30, "--set", "defocus_u = -defocus_u", "--sort=-defocus_u", "-o", out)
+    table(star, "--sort", "-defocus_u", "--head", 30, "--set", "defocus_u = -defocus_u", "--sort=-defocus_u", "-o", out,
+          "--overwrite")  # fmt: skip
     np.testing.assert_allclose(-read_star(out)["particles"].rlnDefocusU, np.sort(np.sort(ds.defocus_u)[::-1][:30]))
 
 
@@ -43,7 +44,7 @@ def test_a_whole_chain(star: Path) -> None:
     group = ["--expand", "D2", "--halves", "x_parent_id", "--renumber", "groups"]
     said = table(star, "--query", "half == 1", "--dedupe", 30, "--score", "max_probability", *group, *edit, "-o", out)
     rows = read_star(out)["particles"]
-    assert said.strip() == f"{len(rows)} of 60 rows: {out}"
+    assert said.strip() == f"{out}: {len(rows)} rows from 60 rows"
     assert len(rows) % 4 == 0
     assert set(rows.rlnMicrographName) <= {f"k{i}.mrc" for i in range(5)}
     assert (rows.groupby("parent_id").rlnRandomSubset.nunique() == 1).all()
@@ -56,7 +57,7 @@ def test_tables_of_two_files(star: Path) -> None:
     table(star, "--query", "defocus_u > 14000", "-o", best)
     table(star, "--difference", best, "image_name", "-o", rest)
     said = table(best, "--merge", rest, "-o", both)
-    assert said.startswith("60 of ")
+    assert "60 rows from" in said
     assert sorted(read_star(both)["particles"].rlnImageName) == sorted(read_star(star)["particles"].rlnImageName)
     again = star.with_name("again.star")
     table(both, "--set", "shift[0] = 0", "--join", star, "image_name:shift", "-o", again)
@@ -86,6 +87,21 @@ def test_outputs(star: Path) -> None:
     assert len(parts) == 60 * (4 + 2)
     assert "rlnImageName" not in parts
     assert not parts.rlnOriginXAngst.any()
+
+
+def test_files_that_exist_are_replaced_only_if_told(star: Path) -> None:
+    """Neither the input, nor an earlier output, nor a stack of images that other tables point to."""
+    folder = star.parent
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    stack = folder / "s0.mrcs"
+    for words in (["-o", star], ["-o", folder / "new.star", "--images", stack]):
+        done = command("table", str(star), "--head", "5", *map(str, words))
+        assert done.returncode == 2
+        assert "--overwrite" in done.stderr
+    table(star, "--split", 3, "-o", folder / "s.star")
+    assert command("table", str(star), "--split", "3", "-o", str(folder / "s.star")).returncode == 2
+    assert {p: p.read_bytes() for p in before} == before
+    assert table(star, "--head", 1, "-o", star, "--overwrite").strip() == f"{star}: 1 row from 60 rows"
 
 
 def test_a_description_without_output(star: Path) -> None:
@@ -135,7 +151,7 @@ def test_a_table_far_from_its_images_says_so(star: Path, tmp_path_factory: pytes
         (["--missing", "perhaps"], 2, "error, drop or fill"),
         (["--split", "3"], 2, "a file to write"),
         (["--nonsense", "3"], 2, "No such option"),
-        (["-o", "o.xyz"], 2, "a suffix that tells the format"),
+        (["-o", "o.xyz"], 2, "a suffix of a format that holds particles"),
     ],
 )
 def test_errors_end_with_one_line(star: Path, words: list[str], code: int, says: str) -> None:

@@ -139,3 +139,52 @@ def test_maps_and_lost_columns(tmp_path: Path) -> None:
     assert "defocus_u" in done.lost
     with pytest.raises(ParameterError, match="names a stack"):
         convert(tmp_path / "m.mrc", tmp_path / "n.map", images=tmp_path / "x.mrcs")
+
+
+def test_maps_go_to_formats_that_hold_volumes(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).normal(size=(12, 12, 12)).astype("f4")
+    write_map(tmp_path / "m.mrc", volume, pixel_size=2.0)
+    for suffix in (".spi", ".hdf", ".hed"):
+        convert(tmp_path / "m.mrc", tmp_path / f"m{suffix}")
+        np.testing.assert_array_equal(open_data(tmp_path / f"m{suffix}")["map"].values, volume)
+    with pytest.raises(ParameterError, match=r"holds a map; found '\.star', for .*RELION.*mrc \(\.mrc") as told:
+        convert(tmp_path / "m.mrc", tmp_path / "m.star")
+    assert "relion" not in told.value.remedy
+
+
+def test_other_tables_of_star_files(tmp_path: Path) -> None:
+    (tmp_path / "mtf.star").write_text("data_\nloop_\n_rlnResolutionInversePixel\n_rlnMtfValue\n0 1\n0.5 0.4\n")
+    convert(tmp_path / "mtf.star", tmp_path / "o.star")
+    assert open_data(tmp_path / "o.star")[""].rlnMtfValue.tolist() == [1, 0.4]
+
+
+def test_a_table_of_micrographs_is_checked_without_them(tmp_path: Path) -> None:
+    (tmp_path / "mics").mkdir()
+    write_map(tmp_path / "mics" / "a.mrc", np.ones((20, 30), "f4"), pixel_size=1.5)
+    options = ["--pixel-size", "1.5", "--voltage", "300", "--cs", "2.7", "--amplitude-contrast", "0.1"]
+    ended = command("convert", "mics", "m.star", *options, folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "relative to" in ended.stderr
+
+
+def test_options_that_only_some_formats_have(tmp_path: Path) -> None:
+    star = particles(tmp_path)
+    done = command("convert", str(star), "o.box", folder=tmp_path)
+    assert done.returncode == 2
+    (tmp_path / "picks.star").write_text("data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n20 30\n")
+    done = command("convert", "picks.star", "p.box", folder=tmp_path)
+    assert (done.returncode, "--box" in done.stderr) == (2, True)
+    assert command("convert", "picks.star", "p.box", "--box", "16", folder=tmp_path).returncode == 0
+    assert (tmp_path / "p.box").read_text().split()[:4] == ["12", "22", "16", "16"]
+    rows = "".join(f"{i + 1} 0 0 0 0 0 50000 1 9000 9000 0 50 50\n" for i in range(6))
+    (tmp_path / "p.par").write_text(rows)
+    done = command("convert", "p.par", "q.star", folder=tmp_path)
+    assert "--pixel-size" in done.stderr
+    assert "--option detector_pixel=" in done.stderr
+    done = command("convert", "p.par", "q.star", "--stack", "0.mrcs", "--option", "detector_pixel=7.5", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_particles(tmp_path / "q.star").image.shape == (6, 12, 12)
+    assert command("convert", "p.par", "r.star", "--option", "detector", folder=tmp_path).returncode == 2
+    done = command("convert", "p.par", "r.star", "--option", "nonsense=3", folder=tmp_path)
+    assert (done.returncode, "nonsense" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 from test_cli import command
 
-from cryoflow.errors import ComputeError, ParameterError, ResourceError, StoreError
+from cryoflow.errors import ComputeError, FormatError, ParameterError, ResourceError, StoreError
 from cryoflow.io import open_store, provenance, read_particles, save, write_map, write_stack
 from cryoflow.io.stores.journal import Target
 from cryoflow.io.stores.write_chunk import bad_images
@@ -387,7 +387,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     star, _ = stack(tmp_path, bad=(7,))
     ended = command("import", str(star), "-o", "a.zarr", "--pixel-size", "1.5", folder=tmp_path)
-    assert (ended.returncode, ended.stdout) == (0, "a.zarr: 23 particles, 0.00 GB of images\n")
+    assert (ended.returncode, ended.stdout) == (0, "a.zarr: 23 particles, 94.2 kB of images\n")
     assert "row 8" in ended.stderr
     assert "as imported before" in command("import", str(star), "-o", "a.zarr", "--pixel-size", "1.5",
                                            folder=tmp_path).stdout  # fmt: skip
@@ -405,3 +405,23 @@ def test_an_option_that_the_format_has_no_use_for(tmp_path: Path) -> None:
     write_map(tmp_path / "m.mrc", np.ones((16, 16, 16)), pixel_size=2.0)
     with pytest.raises(ParameterError, match="voltage"):
         import_data(tmp_path / "m.mrc", tmp_path / "m.zarr", voltage=300)
+
+
+def test_a_table_that_names_no_stack_and_one_without_its_images(tmp_path: Path) -> None:
+    star, images = stack(tmp_path)
+    (tmp_path / "p.par").write_text("".join(f"{i + 1} 0 0 0 0 0 50000 1 9000 9000 0 50 50\n" for i in range(12)))
+    ended = command("import", "p.par", "-o", "a.zarr", "--pixel-size", "1.5", "--stack", "0.mrcs", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    np.testing.assert_array_equal(open_store(tmp_path / "a.zarr").image.values, images[::2])
+    (tmp_path / "0.mrcs").unlink()
+    ended = command("import", str(star), "-o", "b.zarr", "--pixel-size", "1.5", folder=tmp_path)
+    assert (ended.returncode, "--no-images" in ended.stderr) == (3, True)
+    ended = command("import", str(star), "-o", "b.zarr", "--pixel-size", "1.5", "--no-images", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "image" not in open_store(tmp_path / "b.zarr")
+
+
+def test_other_tables_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "m.star").write_text("data_model\n_rlnFoo 1\n")
+    with pytest.raises(FormatError, match=r"other tables \(data_model\)"):
+        import_data(tmp_path / "m.star", tmp_path / "m.zarr")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cryoflow.catalog.layout import folders, image_set, match_remote, variants
 from cryoflow.catalog.opening import home
 from cryoflow.errors import FormatError, ParameterError, ResourceError
+from cryoflow.io.amounts import human_bytes
 from cryoflow.io.sources.address import resolve
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Plan:
 
     def __str__(self) -> str:
         unsaid = sum(file.size is None for file in self.todo)
-        parts = [f"{len(self.todo)} files", f"about {self.bytes / 1e9:.3g} GB"]
+        parts = [f"{len(self.todo)} files", f"about {human_bytes(self.bytes)}"]
         parts += [f"{unsaid} of them of a size that is not told"] if unsaid else []
         parts += [f"{self.there} more are there already"] if self.there else []
         return ", ".join(parts) + f"; into {self.folder}"
@@ -92,9 +93,11 @@ def plan_fetch(
 def _remote(entry: Entry, name: str, base: str, limit: int | None) -> list[RemoteFile]:
     chosen = image_set(entry, name)
     if not chosen.archived:
+        archived = [name for name, other in entry.imagesets.items() if other.archived]
         raise ParameterError(
             f"catalog entry {entry.entry}, image set {name}", expected="an image set that the archive has",
-            found="one that is only ever local", remedy=chosen.title,
+            found=f"one that is made here ({chosen.title})" if chosen.title else "one that is made here",
+            remedy=f"Fetch another: --imageset {archived[0]}." if archived else "",
         )  # fmt: skip
     for folder in folders(base, entry.entry):
         for pattern in variants(chosen.pattern):
@@ -131,7 +134,7 @@ def fetch(plan: Plan, *, progress: Callable[[int, int | None], None] | None = No
     free = shutil.disk_usage(plan.folder).free
     if free < plan.bytes:
         raise ResourceError(
-            str(plan.folder), expected=f"about {plan.bytes / 1e9:.3g} GB of free disk", found=f"{free / 1e9:.3g} GB",
+            str(plan.folder), expected=f"about {human_bytes(plan.bytes)} of free disk", found=human_bytes(free),
             remedy="Free some, choose another --root, or fetch fewer files with --limit.",
         )  # fmt: skip
     return download_all([(file.address, file.path) for file in plan.todo], plan.folder, progress=progress)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cryoflow.errors import FormatError
+from cryoflow.errors import FormatError, kind_of
 
 __all__ = ["Entry", "ImageSet", "Kind", "Reference", "Specimen", "parse_entry"]
 
@@ -125,7 +125,7 @@ def parse_entry(values: object, where: str) -> Entry:
     cryoflow.errors.FormatError: x.yaml, titel: ... found the unknown key 'titel' (8 more). Did you mean title?
     """
     if not isinstance(values, Mapping):
-        raise FormatError(where, expected="a mapping", found=type(values).__name__)
+        raise FormatError(where, expected="a mapping", found=kind_of(values))
     try:
         return Entry.model_validate(dict(values))
     except ValidationError as error:

@@ -19,7 +19,7 @@ from cryoflow import __version__
 from cryoflow.errors import ComputeError, CryoflowError, FormatError, ParameterError, ResourceError, SchemaError
 from cryoflow.errors import StoreError as _StoreError
 
-__all__ = ["app", "exit_code", "main"]
+__all__ = ["app", "as_options", "exit_code", "main"]
 
 app = typer.Typer(
     name="cryoflow",
@@ -51,16 +51,30 @@ def exit_code(error: BaseException) -> int:
     return codes[0] if codes else 1
 
 
-def _as_options(message: str) -> str:
-    """Python's arguments in an error as the options of the command that was given: ``root=`` is ``--root`` there."""
+# Python's arguments that a command calls by another name, and those of readers that go through --option
+_NAMES = {"box_size": "box", "reads.format": "format_in", "writes.format": "format_out"}
+_OTHERS = ("anisotropic", "detector_pixel", "flip_y", "fractions", "frames_per_fraction", "passthrough", "shift_unit",
+           "signed", "upsampling", "volume")  # fmt: skip
+
+
+def as_options(message: str, command: str | None = None) -> str:
+    """Python's arguments in an error as the options of ``command``: ``root=`` is ``--root`` there.
+
+    ``command`` is the one that was typed, where it is not given. What it has no option for stays as it is.
+    """
     commands = {str(c.name or getattr(c.callback, "__name__", "")): c.callback for c in app.registered_commands}
-    callback = next((commands[word] for word in sys.argv[1:] if word in commands), None)
+    callback = commands.get(command or next((word for word in sys.argv[1:] if word in commands), ""))
     options = inspect.signature(callback).parameters if callback is not None else {}
+    doing = "writes" if message.startswith(("write_", "save_")) else "reads"
 
     def option(found: re.Match[str]) -> str:
-        return f"--{found[1].replace('_', '-')}" if found[1] in options else found[0]
+        value, names = found[2], (found[1], _NAMES.get(f"{doing}.{found[1]}"), _NAMES.get(found[1]))
+        name = next((n for n in names if n in options), None) or str(found[1])
+        if name in options:
+            return f"--{'no-' if value == 'False' else ''}{name.replace('_', '-')}"
+        return f"--option {name}={value.lower()}" if "option" in options and name in _OTHERS else found[0]
 
-    return re.sub(r"(?<![\w-])([a-z_]+)=(?:True\b|(?=[\s,.;)]|$))", option, message)
+    return re.sub(r"(?<![\w-])([a-z_]+)=(True\b|False\b|(?=[\s,.;:)]|$))", option, message)
 
 
 def _version(value: bool) -> None:
@@ -98,6 +112,6 @@ def main() -> None:
         if os.environ.get("CRYOFLOW_DEBUG"):
             raise
         interrupted = isinstance(error, KeyboardInterrupt)
-        message = "interrupted; run the same command again to go on" if interrupted else _as_options(str(error))
+        message = "interrupted; run the same command again to go on" if interrupted else as_options(str(error))
         sys.stderr.write(f"cryoflow: {message}\n")
         sys.exit(exit_code(error))

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cryoflow.cli.app import app
+from cryoflow.cli.app import app, as_options
 
 __all__ = ["inspect"]
 
 
 @app.command()
 def inspect(
-    address: Annotated[str, typer.Argument(metavar="PATH_OR_URL", help="Any file, folder, store or URL")],
+    address: Annotated[
+        str, typer.Argument(metavar="PATH_OR_URL", help="Any file, folder, 'pattern', store or URL")
+    ],
     full: Annotated[bool, typer.Option("--full", help="Look at every image and file, not at a sample")] = False,
     thumbnail: Annotated[Path | None, typer.Option(help="Write a picture of it to this PNG")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
     format: Annotated[str | None, typer.Option(help="Its format, where the file does not tell it")] = None,
     root: Annotated[str | None, typer.Option(help="Folder that names of images are relative to")] = None,
 ) -> None:
-    """Tell what a file or folder is, what is wrong with it, and how to import it.
+    """Tell what a file, folder or pattern is, what is wrong with it, and how to import it.
 
     Ends with 0 where no error was found (warnings and notes may be), else with 3.
     """
     from cryoflow.workflow.inspection import inspect_data
 
     found = inspect_data(address, full=full, format=format, root=root)
+    found.findings = [replace(f, remedy=as_options(f.remedy, "import")) for f in found.findings]
     if json:
         typer.echo(found.to_json())
     else:

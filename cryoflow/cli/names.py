@@ -1,11 +1,20 @@
-"""Whether the image names of a table that was written elsewhere still find their images."""
+"""Names of files that commands write: none is replaced unasked, and names in a table still find their images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["far_from_images"]
+__all__ = ["far_from_images", "refuse_existing"]
+
+
+def refuse_existing(*paths: Path | None, overwrite: bool) -> None:
+    """Refuse to replace files that are there, unless told to."""
+    from cryoflow.errors import ParameterError
+
+    for path in paths:
+        if path is not None and path.exists() and not overwrite:
+            raise ParameterError(str(path), expected="a new file", found="one that exists", remedy="Pass --overwrite.")
 
 
 def far_from_images(names: Sequence[str], source: str, output: Path, *, root: str | None = None) -> str | None:
@@ -23,7 +32,7 @@ def far_from_images(names: Sequence[str], source: str, output: Path, *, root: st
 
     if any(holds(folder) for folder in folders_above(str(output.resolve().parent), 4)):
         return None
-    start = root or folder_of(source)
+    start = root or (source if Path(source).is_dir() else folder_of(source))
     if is_remote(normal(start)):
         lies = start
     else:

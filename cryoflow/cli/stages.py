@@ -14,7 +14,7 @@ import typer
 
 from cryoflow.cli.app import Cluster, Output, app
 from cryoflow.cli.options import with_options
-from cryoflow.errors import FormatError, ParameterError
+from cryoflow.errors import FormatError, ParameterError, kind_of
 from cryoflow.workflow import parameters as p
 
 Run = Annotated[Path, typer.Argument(help="Folder of a run")]
@@ -42,7 +42,7 @@ def _go_on(folder: Path, changes: dict[str, Any], until: str, cluster: str | Non
     except yaml.YAMLError as error:
         raise FormatError(str(path), expected="YAML", found=str(error).replace("\n", " ")) from None
     if not isinstance(values, dict):
-        raise FormatError(str(path), expected="a workflow", found=type(values).__name__)
+        raise FormatError(str(path), expected="a workflow", found=kind_of(values))
     over = {name: {**(values.get(name) or {}), **given} for name, given in changes.items()}
     _run(values | over, folder, until, cluster)
 

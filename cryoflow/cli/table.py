@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from cryoflow.cli.app import app
+from cryoflow.cli.names import refuse_existing
 from cryoflow.cli.table_operations import OPERATIONS, Manner, open_table
 from cryoflow.errors import ParameterError
 
@@ -65,6 +66,7 @@ def table(
     pixel_size: Annotated[float | None, typer.Option(help="Angstrom; replaces what the input says")] = None,
     mixed_pixel_sizes: Annotated[bool, typer.Option("--mixed-pixel-sizes", help="Accept several")] = False,
     allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Accept names that lead out of ROOT")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist")] = False,
 ) -> None:  # fmt: skip
     """Select, sort, join, edit, expand: operations on the rows and columns of any table.
 
@@ -74,6 +76,8 @@ def table(
     rot, tilt, psi, and functions such as count(micrograph_name); see the documentation on tables.
     """
     _check(missing, output, split, split_by, images)
+    if split is None and split_by is None:
+        refuse_existing(output, images, overwrite=overwrite)
     opening = {"root": root, "pixel_size": pixel_size, "mixed_pixel_sizes": mixed_pixel_sizes,
                "allow_outside": allow_outside}  # fmt: skip
     with_images = images is not None or (output is not None and output.suffix == ".zarr")
@@ -90,12 +94,13 @@ def table(
         return
     from cryoflow.cli.table_output import write_parts
 
+    done = {"source": source, "operations": [" ".join([flag, *words]) for flag, words in steps]}
     written = write_parts(
         ds, output, split=split, split_by=split_by, seed=seed if random else None, images=images, to=to,
-        parameters={"source": source, "operations": [" ".join([flag, *words]) for flag, words in steps]},
+        parameters=done, overwrite=overwrite,
     )  # fmt: skip
     for path, rows in written:
-        typer.echo(f"{rows} of {before} rows: {path}")
+        typer.echo(f"{path}: {_count(rows)} from {_count(before)}")
     if images is None and output.suffix != ".zarr":
         from cryoflow.cli.names import far_from_images
         from cryoflow.io.convert import named_files
@@ -120,6 +125,10 @@ def _rows(ds: Any) -> int:
     from cryoflow.io.expression import row_dim
 
     return int(ds.sizes[row_dim(ds, "table")])
+
+
+def _count(rows: int) -> str:
+    return f"{rows} row{'' if rows == 1 else 's'}"
 
 
 def _describe(ds: Any) -> None:

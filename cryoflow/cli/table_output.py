@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cryoflow.cli.names import refuse_existing
 from cryoflow.errors import ParameterError
 
 __all__ = ["write_parts"]
@@ -13,7 +14,7 @@ __all__ = ["write_parts"]
 
 def write_parts(
     ds: Any, output: Path, *, split: int | None, split_by: str | None, seed: int | None, images: Path | None,
-    to: str | None, parameters: dict[str, Any],
+    to: str | None, parameters: dict[str, Any], overwrite: bool = False,
 ) -> list[tuple[Path, int]]:  # fmt: skip
     """Write ``ds`` whole or in parts; returns the files and their rows."""
     from cryoflow import tables
@@ -27,10 +28,12 @@ def write_parts(
             raise ParameterError("--split-by", expected="values that give different file names", found="some alike")
     else:
         parts = {"": ds}
+    paths = {name: output.with_name(f"{output.stem}_{name}{output.suffix}") if name else output for name in parts}
+    refuse_existing(*paths.values(), images, overwrite=overwrite)
     written = []
     for name, part in parts.items():
-        path = output.with_name(f"{output.stem}_{name}{output.suffix}") if name else output
-        _write(part, path, images, to, parameters)
+        path = paths[name]
+        _write(part, path, images, to, parameters, overwrite)
         written.append((path, int(part.sizes[row_dim(part, "table")])))
     return written
 
@@ -40,7 +43,9 @@ def _safe(value: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", value).strip("_.")[:100] or "none"
 
 
-def _write(ds: Any, path: Path, images: Path | None, to: str | None, parameters: dict[str, Any]) -> None:
+def _write(
+    ds: Any, path: Path, images: Path | None, to: str | None, parameters: dict[str, Any], overwrite: bool
+) -> None:  # fmt: skip
     from cryoflow.io.formats import write_data
 
     if to is None and path.suffix == ".zarr":
@@ -48,7 +53,7 @@ def _write(ds: Any, path: Path, images: Path | None, to: str | None, parameters:
             raise ParameterError("--images", expected="a format beside images", found="a store, which holds them")
         from cryoflow.io.stores.store import save
 
-        save(ds, path, function="table", parameters=parameters)
+        save(ds, path, function="table", parameters=parameters, overwrite=overwrite)
     elif to is None and path.suffix == ".star" and "particle" in ds.dims and "image_name" not in ds:
         _write_places(ds, path)
     else:

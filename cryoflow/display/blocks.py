@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cryoflow.display.style import figure_to_svg, style
+from cryoflow.io.amounts import human_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,15 +81,3 @@ def human_seconds(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def human_bytes(count: float) -> str:
-    """
-    >>> human_bytes(512), human_bytes(3.2e9)
-    ('512 B', '3.2 GB')
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return ""

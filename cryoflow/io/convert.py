@@ -82,6 +82,9 @@ def convert(
         if target.write is None or "images" not in _takes(target.write):
             raise ParameterError("--images", expected="a table that names a stack", found=target.title)
         extra["images"] = images
+    if target.kind == "images" and "image" in getattr(ds, "variables", ()) and "pixel_size" not in ds:
+        raise ParameterError(f"convert to {path}", expected="a pixel size", found=f"none in {source}",
+                             remedy="Give pixel_size= in angstrom.")  # fmt: skip
     write_data(ds, path, format=target.name, **extra)
     rows = int(next((ds.sizes[d] for d in ("particle", "micrograph", "movie") if d in getattr(ds, "dims", ())), 1))
     if not isinstance(ds, xr.Dataset) or target.read is None or target.kind in ("store", "images", "map"):
@@ -142,7 +145,7 @@ def _beside_images(ds: Any, target: Format) -> tuple[str, ...]:
 
 def _read_back(ds: xr.Dataset, path: str | Path, target: Format) -> tuple[xr.Dataset, set[str]]:
     """What the new file says, and the optics it had to be told again."""
-    if target.name == "relion-micrographs" and "micrograph" not in ds.variables:  # of EPU or Warp: not here
+    if target.name == "relion-micrographs":  # the table, not the micrographs, which may lie elsewhere
         from cryoflow.io.micrographs import read_micrograph_table
 
         return read_micrograph_table(path), set()

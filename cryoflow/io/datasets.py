@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cryoflow.io.star.relion import text
 from cryoflow.io.stores.store import save
 from cryoflow.schema import require, validate
 
-__all__ = ["open_images", "open_map", "save_images", "save_map", "save_store"]
+__all__ = ["open_images", "open_map", "save_images", "save_map", "save_store", "save_tables"]
 
 
 def open_images(
@@ -114,3 +115,10 @@ def save_map(ds: Any, path: str | Path, *, name: str | None = None, pixel_size: 
 def save_store(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False, image_dtype: str = "float32") -> None:
     """Write any Dataset of the schema as a store."""
     save(ds, path, function="write_data", parameters={}, image_dtype=image_dtype, overwrite=overwrite)
+
+
+def save_tables(tables: Mapping[str, Any], path: str | Path) -> None:
+    """Write tables (name to DataFrame, or to labels and values) as the blocks of a STAR file."""
+    from cryoflow.io.star.starwrite import write_star
+
+    write_star(path, tables)

@@ -95,7 +95,7 @@ FORMATS: tuple[Format, ...] = (
     Format("epu", "EPU exposures (XML)", "micrographs", (".xml",), "programs.sniff:epu",
            "programs.epu:read_epu"),
     Format("star", "STAR tables (RELION model, optimiser, postprocess...)", "metadata", (), "sniff:star",
-           "star.star:read_star", "star.star:write_star"),
+           "star.star:read_star", "datasets:save_tables"),
     # images ----------------------------------------------------------------------------------------------------------
     Format("eer", "EER movie (Thermo Fisher)", "movies", (".eer",), "sniff:eer",
            "images.image_stack:open_movie"),

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from cryoflow.errors import ParameterError, ResourceError
+from cryoflow.errors import FormatError, ResourceError, kind_of
+from cryoflow.io.amounts import human_bytes
 from cryoflow.io.images.lazy import CHUNK_BYTES
 
 __all__ = ["Imported", "import_data"]
@@ -95,7 +96,7 @@ def import_data(
     from cryoflow.io.stores.fill import filling
 
     path = Path(output).absolute()
-    ds = _as_dataset(open_data(source, format=format, **options))
+    ds = _as_dataset(open_data(source, format=format, **options), str(source))
     identity = _identity(ds, image_dtype, chunk_bytes)
     if path.exists() and not overwrite and _is_same(path, identity):
         return _summary(ds, path, 0, 0, {})
@@ -122,13 +123,17 @@ def import_data(
     return _summary(ds, path, total, kept, bad)
 
 
-def _as_dataset(opened: Any) -> xr.Dataset:
+def _as_dataset(opened: Any, source: str) -> xr.Dataset:
     if isinstance(opened, xr.Dataset):
         return opened
     if isinstance(opened, xr.DataArray):
         return opened.to_dataset(name=opened.name or "map")
-    raise ParameterError("import", expected="images, particles, micrographs, movies or a map",
-                         found=f"a {type(opened).__name__}", remedy="Convert it with `cryoflow convert`.")  # fmt: skip
+    tables = isinstance(opened, dict)
+    raise FormatError(
+        source, expected="images, particles, micrographs, movies or a map",
+        found=f"other tables ({', '.join(f'data_{name}' for name in list(opened)[:5])})" if tables else kind_of(opened),
+        remedy="`cryoflow inspect` tells what is in it.",
+    )  # fmt: skip
 
 
 def _identity(ds: xr.Dataset, image_dtype: str, chunk_bytes: float) -> str:
@@ -210,7 +215,7 @@ def _check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise ResourceError(
-            str(path), expected=f"{needed / 1e9:.2f} GB of free disk", found=f"{free / 1e9:.2f} GB",
+            str(path), expected=f"{human_bytes(needed)} of free disk", found=human_bytes(free),
             remedy="Free some, choose another disk with -o, or take image_dtype='float16' (--float16).",
         )  # fmt: skip
 

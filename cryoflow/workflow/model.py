@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cryoflow.catalog import archive_number, entry_names, read_entry
 from cryoflow.catalog.start import split_name, workflow_values
-from cryoflow.errors import FormatError, ParameterError
+from cryoflow.errors import FormatError, ParameterError, kind_of
 from cryoflow.workflow import parameters as p
 
 __all__ = ["Workflow", "checked", "load_workflow", "parse_settings", "to_yaml"]
@@ -197,7 +197,7 @@ def _raw(source: str | Path | Mapping[str, Any], catalog: Path | None) -> tuple[
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise FormatError(str(path), expected="a YAML file", found=" ".join(str(error).split())) from None
         if not isinstance(values, dict):
-            raise FormatError(str(path), expected="a mapping of stages", found=type(values).__name__)
+            raise FormatError(str(path), expected="a mapping of stages", found=kind_of(values))
         return values, str(path)
     if path.suffix == ".star":
         return {"name": path.stem, "particles": {"path": str(path)}}, str(path)
