@@ -18,7 +18,7 @@ from cryoflow.io.given import DEFAULTS, MicrographOptions, check_optics, put_opt
 from cryoflow.io.images.image_file import ImageFile, open_image_file
 from cryoflow.io.images.lazy import FileImages, lazy
 from cryoflow.io.images.mrc import check_pixel_size, contradicts
-from cryoflow.io.sources.address import folders_above
+from cryoflow.io.sources.project import project_folder
 from cryoflow.io.star.relion import from_tables, split_optics, text, to_blocks
 from cryoflow.io.star.star import read_star, write_star
 from cryoflow.options import takes
@@ -158,9 +158,7 @@ def _from_star(star: Path, allow_outside: bool) -> tuple[Path, list[str], xr.Dat
     reasons = ds["x_cryoflowReason"].values if "x_cryoflowReason" in ds else [""] * len(names)
     ds["reason"] = ("micrograph", text("" if r == "none" else r for r in reasons))
     ds = ds.drop_vars(["x_cryoflowUsable", "x_cryoflowReason"], errors="ignore")
-    folder = star.resolve().parent
-    candidates = [Path(f) for f in folders_above(str(folder), 4)]  # RELION's names are relative to the project
-    root = next((c for c in candidates if any((c / n).is_file() for n in names[:20])), folder)
+    root = Path(project_folder(star.parent, names))
     for i, name in enumerate(names):
         inside(name, root, where=f"{star}, row {i + 1}", allow_outside=allow_outside)
     return root, names, ds

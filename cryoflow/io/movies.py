@@ -20,7 +20,8 @@ from cryoflow.io.images.image_file import ImageFile, open_image_file, open_image
 from cryoflow.io.images.lazy import chunk_rows
 from cryoflow.io.images.lazy_array import LazyImages
 from cryoflow.io.images.mrc import check_pixel_size, contradicts
-from cryoflow.io.sources.address import folders_above, resolve
+from cryoflow.io.sources.address import resolve
+from cryoflow.io.sources.project import project_folder
 from cryoflow.io.sources.source import is_remote, normal
 from cryoflow.io.star.relion import from_tables, split_optics, text
 from cryoflow.io.star.star import read_star
@@ -30,7 +31,6 @@ from cryoflow.schema import validate
 __all__ = ["MovieFrames", "open_movies"]
 
 _SUFFIXES = (".mrc", ".mrcs", ".tif", ".tiff", ".eer")
-_PARENTS = 4  # RELION's names are relative to the project
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,7 @@ def _from_star(star: str, root: str | Path | None) -> tuple[str, list[str], xr.D
     folder = star.rpartition("/")[0]
     if is_remote(star):
         return folder, names, ds
-    at = Path(star).resolve().parent
-    folders = map(Path, folders_above(str(at), _PARENTS))
-    found = next((c for c in folders if any((c / n).is_file() for n in names[:20])), at)
-    return str(found), names, ds
+    return project_folder(Path(star).parent, names), names, ds
 
 
 def _inspect(addresses: list[str]) -> tuple[list[ImageFile | None], list[str]]:

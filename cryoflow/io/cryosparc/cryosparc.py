@@ -116,13 +116,12 @@ def _finish_micrographs(ds: xr.Dataset, where: str, options: ReadOptions) -> xr.
         ds["reason"] = ("micrograph", text([""] * rows))
     if options["images"]:
         from cryoflow.io.micrographs import open_micrographs
-        from cryoflow.io.sources.address import folders_above, resolve
+        from cryoflow.io.sources.address import resolve
+        from cryoflow.io.sources.project import project_folder
 
         require(ds, where, ["micrograph_name", "pixel_size", "voltage"])
         names = [str(n).removeprefix(">") for n in ds["micrograph_name"].values]
-        folders = folders_above(folder_of(where), 4)
-        holding = (f for f in folders if any((Path(f) / n).is_file() for n in names[:20]))
-        base = options["root"] or next(holding, folders[0])
+        base = options["root"] or project_folder(folder_of(where), names)
         paths = [resolve(n, base, where=f"{where}, row {i + 1}", allow_outside=options["allow_outside"])
                  for i, n in enumerate(names)]  # fmt: skip
         optics = {n: float(ds[n].values[0]) if n in ds else 0.1 for n in Optics.__annotations__}

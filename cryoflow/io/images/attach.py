@@ -10,18 +10,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from cryoflow.errors import CryoflowError, FormatError, ParameterError, ResourceError
+from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io.given import DEFAULTS, ImageOptions
 from cryoflow.io.images.image_file import ImageFile, open_image_files
 from cryoflow.io.images.lazy import FileImages, chunk_rows, lazy
 from cryoflow.io.images.mrc import check_pixel_size, contradicts
-from cryoflow.io.sources.address import folders_above, resolve
-from cryoflow.io.sources.source import is_remote, normal, open_source
+from cryoflow.io.sources.address import resolve
+from cryoflow.io.sources.project import project_folder
+from cryoflow.io.sources.source import normal
 from cryoflow.options import takes
 
 __all__ = ["attach_images"]
-
-_PARENTS = 4  # RELION's names are relative to the project, some folders above a job's files
 
 
 @takes(ImageOptions, DEFAULTS)
@@ -64,7 +63,7 @@ def attach_images(
     first_row = _first_rows(file, len(names))
     at = [f"{where}, row {row + 1}" for row in first_row]
     given = options["root"]
-    root = normal(given if given is not None else _root(str(base or Path(where).parent), names))
+    root = normal(given if given is not None else project_folder(base or Path(where).parent, names))
     images = _open(names, root, at, options["allow_outside"])
     _check_sections(images, names, file, section, where)
     frame = _one_box(images)
@@ -89,27 +88,6 @@ def _first_rows(file: NDArray[np.int32], count: int) -> NDArray[np.int64]:
     first = np.zeros(count, np.int64)
     first[file[::-1]] = np.arange(len(file) - 1, -1, -1)
     return first
-
-
-def _root(base: str, names: Sequence[str]) -> str:
-    """The first of ``base`` and the folders above it that holds one of the first files."""
-    folders = folders_above(normal(base), _PARENTS)
-    tried = names[:20] if not is_remote(base) else names[:2]  # each try is a request
-    return next((f for f in folders if any(_exists(name, f) for name in tried)), folders[0])
-
-
-def _exists(name: str, folder: str) -> bool:
-    if not is_remote(folder):
-        return "\0" not in name and (Path(folder) / name).is_file()
-    try:
-        open_source(resolve(name, folder, where=folder))
-    except FormatError:
-        return False
-    except ResourceError as error:
-        if "403" in error.found or "401" in error.found:  # how some servers say that nothing is there
-            return False
-        raise
-    return True
 
 
 def _open(names: Sequence[str], root: str, at: list[str], allow_outside: bool) -> tuple[ImageFile, ...]:

@@ -32,6 +32,7 @@ from cryoflow.io.programs.border import (
 )
 from cryoflow.io.programs.cistem_binary import COLUMNS, packed, unpacked
 from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign
+from cryoflow.io.sources.address import name_of
 from cryoflow.io.sources.source import is_remote, read_all
 from cryoflow.options import takes
 from cryoflow.schema import validate
@@ -170,7 +171,7 @@ def _images(
     ds["image_name"] = ("particle", names_of(numbered, where))
     below = stack is not None and not is_remote(str(stack))
     return with_images(ds, where, options, label="_cisTEMStackFilename",
-                       file_of=(lambda name: Path(name).name) if below else str)  # fmt: skip
+                       file_of=name_of if below else str)  # fmt: skip
 
 
 def _table(path: str | Path, where: str) -> dict[str, NDArray[Any]]:

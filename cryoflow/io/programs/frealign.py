@@ -28,7 +28,7 @@ from cryoflow.io.programs.border import (
     whole,
 )  # fmt: skip
 from cryoflow.io.programs.frealign_par import FIRST, LAYOUTS, fixed_lines, free_lines, parse_par, said_in
-from cryoflow.io.sources.address import folder_of
+from cryoflow.io.sources.address import folder_of, name_of
 from cryoflow.io.sources.source import is_remote
 from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
@@ -158,11 +158,7 @@ def _with_stack(
     if stack is not None:
         options = {**options, "root": folder_of(stack)}
     return with_images(ds, str(path), options, label="a stack", base=folder_of(path),
-                       file_of=str if stack is None else _last)  # fmt: skip
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]
+                       file_of=str if stack is None else name_of)  # fmt: skip
 
 
 def write_frealign(

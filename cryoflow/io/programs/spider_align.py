@@ -26,7 +26,7 @@ from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.particle_table import check_pixel_sizes, with_images
 from cryoflow.io.programs.border import optics_variables, section_names, whole
 from cryoflow.io.programs.spider_doc import matrix_to_spider, read_spider_doc, spider_to_matrix, write_spider_doc
-from cryoflow.io.sources.address import folder_of
+from cryoflow.io.sources.address import folder_of, name_of
 from cryoflow.io.star.relion import text
 from cryoflow.options import takes
 from cryoflow.schema import require, validate
@@ -102,11 +102,7 @@ def read_spider_alignment(
     number = whole(values[:, 4], "the image's number", where, low=1)
     ds["image_name"] = ("particle", text(f"{i:06d}@{stack}" for i in number))
     options = {**options, "root": folder_of(stack)}
-    return validate(with_images(ds, where, options, label="a stack", base=folder_of(path), file_of=_last), where)
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]
+    return validate(with_images(ds, where, options, label="a stack", base=folder_of(path), file_of=name_of), where)
 
 
 def _turned(xy: NDArray[np.float64], degrees: NDArray[np.float64]) -> NDArray[np.float64]:

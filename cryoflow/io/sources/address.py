@@ -10,7 +10,7 @@ from cryoflow.errors import FormatError
 from cryoflow.io.files import inside
 from cryoflow.io.sources.source import is_remote, normal
 
-__all__ = ["folder_of", "folders_above", "resolve"]
+__all__ = ["folder_of", "folders_above", "name_of", "resolve"]
 
 
 def folder_of(address: str | Path) -> str:
@@ -24,6 +24,15 @@ def folder_of(address: str | Path) -> str:
         return str(Path(text).parent)
     parts = urlsplit(text)
     return urlunsplit(parts._replace(path=posixpath.dirname(parts.path), query="", fragment=""))
+
+
+def name_of(address: str) -> str:
+    """The last part of a path or URL.
+
+    >>> name_of("Extract/job/p.mrcs")
+    'p.mrcs'
+    """
+    return address.rstrip("/").rpartition("/")[2]
 
 
 def folders_above(folder: str, count: int) -> list[str]:
