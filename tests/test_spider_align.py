@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from fault_server import serving
 from fuzz_harness import fuzz, on_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,6 +146,18 @@ def test_relions_particles_with_their_images(tmp_path: Path) -> None:
     twice = ds.isel(particle=[0, 0])
     with pytest.raises(ParameterError, match="one row for each image"):
         write_spider_alignment(twice, tmp_path / "r.doc")
+
+
+def test_a_stack_beside_the_document_or_behind_a_url(tmp_path: Path) -> None:
+    image = xr.DataArray(np.random.default_rng(2).normal(size=(2, 8, 8)).astype("f4"), dims=("particle", "y", "x"))
+    (tmp_path / "a.doc").write_text(DOC)
+    assert "image" not in read_spider_alignment(tmp_path / "a.doc", pixel_size=1.5)
+    write_stack(tmp_path / "a.mrcs", image, pixel_size=1.5)
+    np.testing.assert_array_equal(read_spider_alignment(tmp_path / "a.doc", pixel_size=1.5).image, image)
+    with serving(tmp_path) as server:
+        url = f"{server.url}/a.mrcs?signature=%2Fx"
+        there = read_spider_alignment(tmp_path / "a.doc", stack=url, pixel_size=1.5)
+        np.testing.assert_array_equal(there.image.values, image)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from cryoflow.errors import FormatError
 from cryoflow.io.given import ReadOptions, image_options
 from cryoflow.io.images.attach import attach_images
+from cryoflow.io.sources.address import folder_of, name_of
+from cryoflow.io.sources.source import is_remote
+from cryoflow.io.star.relion import text
 
-__all__ = ["check_pixel_sizes", "with_images"]
+__all__ = ["check_pixel_sizes", "stack_beside", "with_images", "with_stack"]
 
+_STACKS = (".stk", ".mrcs", ".mrc", ".st", ".img", ".spi")
 _GIVE = "Give pixel_size= in angstrom."
 
 
@@ -64,3 +69,21 @@ def with_images(
     names, file, section = image_numbers(ds["image_name"].values, where)
     return attach_images(ds, [file_of(name) for name in names], file, section, where=where, base=base,
                          **image_options(options))  # fmt: skip
+
+
+def with_stack(
+    ds: xr.Dataset, path: str | Path, stack: str | Path, number: ArrayLike, options: ReadOptions
+) -> xr.Dataset:
+    """``ds`` with images ``number`` (from 1) of the ``stack`` that the caller names, for the table at ``path``."""
+    ds["image_name"] = ("particle", text(f"{i:06d}@{stack}" for i in np.asarray(number)))
+    options = {**options, "root": folder_of(stack), "allow_outside": True}  # named by the caller, not by the file
+    file_of = str if is_remote(stack) else name_of
+    return with_images(ds, str(path), options, label="a stack", base=folder_of(path), file_of=file_of)
+
+
+def stack_beside(path: str | Path) -> Path | None:
+    """The stack that lies beside a table on this machine and has its name, if there is one."""
+    if is_remote(path):
+        return None
+    beside = (Path(path).with_suffix(suffix) for suffix in _STACKS)
+    return next((p for p in beside if p.is_file() and p != Path(path)), None)

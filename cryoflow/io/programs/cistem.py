@@ -20,7 +20,7 @@ from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
 from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
-from cryoflow.io.particle_table import check_pixel_sizes, with_images
+from cryoflow.io.particle_table import check_pixel_sizes, with_images, with_stack
 from cryoflow.io.programs.border import (
     ctf_variables,
     finite,
@@ -32,8 +32,7 @@ from cryoflow.io.programs.border import (
 )
 from cryoflow.io.programs.cistem_binary import COLUMNS, packed, unpacked
 from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign
-from cryoflow.io.sources.address import name_of
-from cryoflow.io.sources.source import is_remote, read_all
+from cryoflow.io.sources.source import read_all
 from cryoflow.options import takes
 from cryoflow.schema import validate
 
@@ -158,20 +157,13 @@ def _images(
     position = whole(table["PositionInStack"], "PositionInStack", where, low=1, high=(1 << 32) - 1) if (
         "PositionInStack" in table) else np.arange(1, n + 1)  # fmt: skip
     if stack is not None:
-        names = [str(stack)] * n
-        options = {**options, "allow_outside": True}  # named by the caller, not by the file
-        if options["root"] is None and not is_remote(str(stack)):
-            options["root"] = Path(stack).parent
-    elif "StackFilename" in table and all(str(name) for name in table["StackFilename"]):
-        names = [str(name) for name in table["StackFilename"]]
-    else:
+        return with_stack(ds, where, stack, position, options)
+    if "StackFilename" not in table or not all(str(name) for name in table["StackFilename"]):
         ds["x_cisTEMPositionInStack"] = ("particle", position)
         return ds
-    numbered = [f"{i:06d}@{name}" for i, name in zip(position, names, strict=True)]
+    numbered = [f"{i:06d}@{name}" for i, name in zip(position, table["StackFilename"], strict=True)]
     ds["image_name"] = ("particle", names_of(numbered, where))
-    below = stack is not None and not is_remote(str(stack))
-    return with_images(ds, where, options, label="_cisTEMStackFilename",
-                       file_of=name_of if below else str)  # fmt: skip
+    return with_images(ds, where, options, label="_cisTEMStackFilename")
 
 
 def _table(path: str | Path, where: str) -> dict[str, NDArray[Any]]:

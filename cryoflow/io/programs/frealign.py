@@ -19,7 +19,7 @@ from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
 from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
-from cryoflow.io.particle_table import with_images
+from cryoflow.io.particle_table import stack_beside, with_images, with_stack
 from cryoflow.io.programs.border import (
     ctf_variables,
     optics_variables,
@@ -28,8 +28,7 @@ from cryoflow.io.programs.border import (
     whole,
 )  # fmt: skip
 from cryoflow.io.programs.frealign_par import FIRST, LAYOUTS, fixed_lines, free_lines, parse_par, said_in
-from cryoflow.io.sources.address import folder_of, name_of
-from cryoflow.io.sources.source import is_remote
+from cryoflow.io.sources.address import folder_of
 from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
 from cryoflow.options import takes
@@ -140,25 +139,11 @@ def read_frealign(
     if number.min() < 1:
         raise FormatError(where, expected="particle numbers from 1", found="0")
     ds["particle_id"] = ("particle", np.arange(len(values), dtype=np.int64))
-    return validate(_with_stack(ds, path, number, stack, said.get("stack"), options), where)
-
-
-def _with_stack(
-    ds: xr.Dataset, path: str | Path, number: NDArray[Any], stack: str | Path | None, said: str | None,
-    options: ReadOptions,
-) -> xr.Dataset:  # fmt: skip
-    """Images of the stack that the caller names, or else a header line, or else that lies beside the file."""
-    if stack is None and said is None and not is_remote(path):
-        beside = (Path(path).with_suffix(s) for s in (".stk", ".mrcs", ".mrc", ".st", ".img", ".spi"))
-        stack = next((p for p in beside if p.is_file()), None)
-    name = said if stack is None else str(stack)
-    if name is None:
-        return ds
-    ds["image_name"] = ("particle", text(f"{i:06d}@{name}" for i in number))
-    if stack is not None:
-        options = {**options, "root": folder_of(stack)}
-    return with_images(ds, str(path), options, label="a stack", base=folder_of(path),
-                       file_of=str if stack is None else name_of)  # fmt: skip
+    if stack is None and "stack" in said:
+        ds["image_name"] = ("particle", text(f"{i:06d}@{said['stack']}" for i in number))
+        return validate(with_images(ds, where, options, label="a stack", base=folder_of(path)), where)
+    stack = stack_beside(path) if stack is None else stack
+    return validate(ds if stack is None else with_stack(ds, path, stack, number, options), where)
 
 
 def write_frealign(

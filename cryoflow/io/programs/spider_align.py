@@ -23,11 +23,9 @@ from numpy.typing import NDArray
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
-from cryoflow.io.particle_table import check_pixel_sizes, with_images
+from cryoflow.io.particle_table import check_pixel_sizes, stack_beside, with_stack
 from cryoflow.io.programs.border import optics_variables, section_names, whole
 from cryoflow.io.programs.spider_doc import matrix_to_spider, read_spider_doc, spider_to_matrix, write_spider_doc
-from cryoflow.io.sources.address import folder_of, name_of
-from cryoflow.io.star.relion import text
 from cryoflow.options import takes
 from cryoflow.schema import require, validate
 
@@ -55,7 +53,8 @@ def read_spider_alignment(
 
     Parameters
     ----------
-    stack : the particles; the fifth value of a row is the number of its image. Without it the metadata alone are read.
+    stack : the particles, of which the fifth value of a row is the number; by default a file beside the document with
+        its name (``.stk``, ``.mrcs``, ``.spi``, ...). Without any, the metadata alone are read.
     options : those of ``read_particles``; documents hold no optics, so ``pixel_size`` must be given.
 
     Returns
@@ -97,12 +96,9 @@ def read_spider_alignment(
         if column <= values.shape[1]:
             kept = values[:, column - 1]
             ds[name] = ("particle", whole(kept, name, where) if column in _WHOLE and not np.isnan(kept).any() else kept)
-    if stack is None:
-        return validate(ds, where)
     number = whole(values[:, 4], "the image's number", where, low=1)
-    ds["image_name"] = ("particle", text(f"{i:06d}@{stack}" for i in number))
-    options = {**options, "root": folder_of(stack)}
-    return validate(with_images(ds, where, options, label="a stack", base=folder_of(path), file_of=name_of), where)
+    stack = stack_beside(path) if stack is None else stack
+    return validate(ds if stack is None else with_stack(ds, path, stack, number, options), where)
 
 
 def _turned(xy: NDArray[np.float64], degrees: NDArray[np.float64]) -> NDArray[np.float64]:
