@@ -149,9 +149,7 @@ def model_centre(path: str | Path, model: gemmi.Model | None = None) -> tuple[fl
             kind.append(atoms)
         elif atoms:
             kinds.append([atoms])
-    points = [
-        chain[key] for chains in kinds for key in sorted(set.intersection(*map(set, chains))) for chain in chains
-    ]
+    points = [chain[key] for chains in kinds for key in sorted(set.intersection(*map(set, chains))) for chain in chains]
     if not points:
         return tuple(float(v) for v in model.calculate_center_of_mass().tolist())  # type: ignore[return-value]
     return tuple(float(v) for v in np.mean(points, axis=0))  # type: ignore[return-value]

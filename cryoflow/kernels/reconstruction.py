@@ -18,6 +18,8 @@ __all__ = [
     "enforce_friedel", "grid_shells", "grid_to_map", "shell_average", "smooth_weights", "symmetrise_sums", "wiener",
 ]  # fmt: skip
 
+_BLOCK = 16  # cells
+
 
 def enforce_friedel(total: Any) -> Any:
     """Add the mates of the plane x = 0, in place: every sum there misses the half that fell on its own mirror."""
@@ -29,49 +31,77 @@ def enforce_friedel(total: Any) -> Any:
     return total
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
-def _symmetrise(total, operators, radius2):  # type: ignore[no-untyped-def]
-    out = np.zeros_like(total)
+@numba.njit(nogil=True, cache=True, fastmath=FAST, inline="always")
+def _cell(total, g, kx, ky, kz):  # type: ignore[no-untyped-def]
+    """T(g k), trilinear."""
+    one, reach = np.float32(1.0), total.shape[0] // 2
+    re = im = we = np.float32(0.0)
+    x = g[0, 0] * kx + g[0, 1] * ky + g[0, 2] * kz
+    y = g[1, 0] * kx + g[1, 1] * ky + g[1, 2] * kz
+    z = g[2, 0] * kx + g[2, 1] * ky + g[2, 2] * kz
+    mirrored = x < 0
+    if mirrored:
+        x, y, z = -x, -y, -z
+    y += reach
+    z += reach
+    # an operator can land a hair outside its cell; the sphere keeps the cell inside the array
+    x0, y0, z0 = int(x), int(y), int(z)
+    fx, fy, fz = np.float32(x - x0), np.float32(y - y0), np.float32(z - z0)
+    for dz in range(2):
+        wz = fz if dz else one - fz
+        for dy in range(2):
+            wy = wz * (fy if dy else one - fy)
+            row = total[z0 + dz, y0 + dy]
+            c = wy * (one - fx)
+            re += c * row[x0, 0]
+            im += c * row[x0, 1]
+            we += c * row[x0, 2]
+            c = wy * fx
+            re += c * row[x0 + 1, 0]
+            im += c * row[x0 + 1, 1]
+            we += c * row[x0 + 1, 2]
+    return re, -im if mirrored else im, we
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FAST, inline="always")
+def _exact_cell(total, g, kx, ky, kz):  # type: ignore[no-untyped-def]
+    """T(g k) of an operator that only exchanges and mirrors the axes: cells come from cells."""
     reach = total.shape[0] // 2
-    one = np.float32(1.0)
-    for kz in range(-reach + 1, reach):
-        for ky in range(-reach + 1, reach):
-            for kx in range(total.shape[2] - 1):
-                if kx * kx + ky * ky + kz * kz > radius2:
-                    continue
-                re = np.float32(0.0)
-                im = np.float32(0.0)
-                we = np.float32(0.0)
-                for j in range(len(operators)):
-                    g = operators[j]
-                    x = g[0, 0] * kx + g[0, 1] * ky + g[0, 2] * kz
-                    y = g[1, 0] * kx + g[1, 1] * ky + g[1, 2] * kz
-                    z = g[2, 0] * kx + g[2, 1] * ky + g[2, 2] * kz
-                    sign = one
-                    if x < 0:
-                        x, y, z, sign = -x, -y, -z, -one
-                    y += reach
-                    z += reach
-                    # an operator can land a hair outside its cell; the sphere keeps the cell inside the array
-                    x0, y0, z0 = int(x), int(y), int(z)
-                    fx, fy, fz = np.float32(x - x0), np.float32(y - y0), np.float32(z - z0)
-                    for dz in range(2):
-                        wz = fz if dz else one - fz
-                        for dy in range(2):
-                            wy = wz * (fy if dy else one - fy)
-                            row = total[z0 + dz, y0 + dy]
-                            c = wy * (one - fx)
-                            re += c * row[x0, 0]
-                            im += sign * c * row[x0, 1]
-                            we += c * row[x0, 2]
-                            c = wy * fx
-                            re += c * row[x0 + 1, 0]
-                            im += sign * c * row[x0 + 1, 1]
-                            we += c * row[x0 + 1, 2]
-                cell = out[kz + reach, ky + reach, kx]
-                cell[0] = re
-                cell[1] = im
-                cell[2] = we
+    x = g[0, 0] * kx + g[0, 1] * ky + g[0, 2] * kz
+    y = g[1, 0] * kx + g[1, 1] * ky + g[1, 2] * kz
+    z = g[2, 0] * kx + g[2, 1] * ky + g[2, 2] * kz
+    if x < 0:
+        cell = total[reach - z, reach - y, -x]
+        return cell[0], -cell[1], cell[2]
+    cell = total[reach + z, reach + y, x]
+    return cell[0], cell[1], cell[2]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
+def _symmetrise(total, operators, exact, radius2):  # type: ignore[no-untyped-def]
+    out = np.zeros_like(total)
+    reach, width = total.shape[0] // 2, total.shape[2] - 1
+    whole = np.rint(operators).astype(np.int64)
+    # block by block: the images of a block under all operators stay in cache
+    for bz in range(-reach + 1, reach, _BLOCK):
+        for by in range(-reach + 1, reach, _BLOCK):
+            for bx in range(0, width, _BLOCK):
+                for kz in range(bz, min(bz + _BLOCK, reach)):
+                    for ky in range(by, min(by + _BLOCK, reach)):
+                        for kx in range(bx, min(bx + _BLOCK, width)):
+                            if kx * kx + ky * ky + kz * kz > radius2:
+                                continue
+                            re = im = we = np.float32(0.0)
+                            for j in range(len(operators)):
+                                if exact[j]:
+                                    a, b, c = _exact_cell(total, whole[j], kx, ky, kz)
+                                else:
+                                    a, b, c = _cell(total, operators[j], kx, ky, kz)
+                                re += a
+                                im += b
+                                we += c
+                            cell = out[kz + reach, ky + reach, kx]
+                            cell[0], cell[1], cell[2] = re, im, we
     return out
 
 
@@ -86,7 +116,9 @@ def symmetrise_sums(total: Any, operators: NDArray[np.float64], radius: float) -
         xp = array_module(total)
         return xp.asarray(symmetrise_sums(to_host(total), operators, radius))
     limit = min(radius, total.shape[0] // 2 - 1.0)
-    result: NDArray[np.float32] = _symmetrise(total, np.ascontiguousarray(operators, np.float64), limit * limit)
+    operators = np.ascontiguousarray(operators, np.float64)
+    exact = (np.abs(operators - np.rint(operators)) < 1e-9).all(axis=(1, 2))
+    result: NDArray[np.float32] = _symmetrise(total, operators, exact, limit * limit)
     return result
 
 

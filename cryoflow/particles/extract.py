@@ -279,9 +279,7 @@ def _where(picks: xr.Dataset, row: int) -> str:
     return f"({x:.0f}, {y:.0f})"
 
 
-def _check(
-    micrographs: xr.Dataset, box: int, size: int, diameter: float, pixels: NDArray[Any], edge: str
-) -> None:
+def _check(micrographs: xr.Dataset, box: int, size: int, diameter: float, pixels: NDArray[Any], edge: str) -> None:
     shape = (micrographs.sizes["y"], micrographs.sizes["x"])
     rules = (
         (isinstance(box, (int, np.integer)) and box >= 16 and box % 2 == 0, "box even and at least 16 pixels", box),
