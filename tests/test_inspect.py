@@ -337,15 +337,21 @@ def test_real_folders(data: Path) -> None:
 @pytest.mark.data
 def test_every_command_of_a_sound_file_opens_it(data: Path) -> None:
     """What an inspection calls sound opens with the options that its command names, and no others."""
-    given = {"ANGSTROM": 1.5, "KV": 300.0, "MM": 2.7, "FRACTION": 0.1}
+    given: dict[str, Any] = {"ANGSTROM": 1.5, "KV": 300.0, "MM": 2.7, "FRACTION": 0.1}
     for path in sorted(p for p in data.rglob("*") if p.is_file()):
         found = inspect_data(path)
         words = found.command.split()
         if found.broken or not words:
             continue
         options = {
-            words[i][2:].replace("-", "_"): given[words[i + 1]] for i in range(len(words)) if words[i][:2] == "--"
-        }
+            words[i][2:].replace("-", "_"): given.get(words[i + 1], words[i + 1])
+            for i in range(len(words)) if words[i][:2] == "--"
+        }  # fmt: skip
+        for name in ("pixel_size",):
+            options[name] = float(options[name]) if name in options else None
+        options = {name: value for name, value in options.items() if value is not None}
+        if "stack" in options:
+            continue
         try:
             open_data(path, **options)
         except CryoflowError as error:
@@ -356,3 +362,63 @@ def test_every_command_of_a_sound_file_opens_it(data: Path) -> None:
 def test_the_table_of_the_data_is_up_to_date(data: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "data_table.md").read_text(encoding="utf-8")
     assert page == generate(data), "run: python tests/data_table.py"
+
+
+def test_folders_tell_maps_tables_and_images_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "maps").mkdir()
+    for i in range(2):
+        volume = rng.normal(size=(16, 16, 16)).astype("f4")
+        volume[0] = 0  # an empty section is no fault of a map
+        write_map(tmp_path / "maps" / f"{i}.mrc", volume, pixel_size=1.5)
+    found = inspect_data(tmp_path / "maps")
+    assert found.facts["maps"] == "2 files, 16 x 16 x 16 (2)"
+    assert (found.command, found.findings) == ("", [])
+    (tmp_path / "job").mkdir()
+    table = star(tmp_path / "job")
+    found = inspect_data(tmp_path / "job")
+    assert found.facts["tables"] == {"particles": table.name}
+    assert found.command == f"cryoflow import {table} -o NAME.zarr"
+    many = inspect_data(tmp_path / "*" / "*.mrc")
+    assert many.facts["maps"] == "2 files, 16 x 16 x 16 (2)"
+    with pytest.raises(ParameterError, match="fit the pattern"):
+        inspect_data(tmp_path / "none*.mrc")
+    (tmp_path / "mics").mkdir()
+    for i in range(2):
+        image = rng.normal(size=(1, 20, 30)).astype("f4")
+        write_stack(tmp_path / "mics" / f"{i}.mrc", xr.DataArray(image, dims=("n", "y", "x")), pixel_size=1.5)
+    pattern = tmp_path / "mics" / "*.mrc"
+    found = inspect_data(pattern)
+    assert found.command.startswith(f"cryoflow import '{pattern}' -o NAME.zarr --pixel-size 1.5 --voltage KV")
+    assert inspect_data(tmp_path / "mics" / "0.mrc").command.startswith(
+        f"cryoflow import {tmp_path}/mics/0.mrc -o 0.zarr --format micrographs --pixel-size 1.5 --voltage KV"
+    )
+
+
+def test_commands_name_what_an_import_needs(tmp_path: Path) -> None:
+    """Options where they would do; no command where an import is refused in any case."""
+    table = star(tmp_path)
+    text = table.read_text()
+    table.write_text(text.replace("@a.mrcs", "@../../../../../a.mrcs"))
+    assert inspect_data(table).command.endswith("--allow-outside")
+    table.write_text(text)
+    (tmp_path / "b.mrcs").write_bytes((tmp_path / "b.mrcs").read_bytes()[:-100])
+    found = inspect_data(table)
+    assert found.command == ""
+    assert found.lines()[-1] == "cryoflow import refuses it until the errors are put right"
+    (tmp_path / "q.par").write_text("".join(f"{i} 0 0 0 0 0 50000 1 9000 9000 0 50 50\n" for i in (1, 2, 3)))
+    assert "--stack FILE" in inspect_data(tmp_path / "q.par").command
+    import mrcfile
+
+    with mrcfile.new(tmp_path / "flat.mrcs") as file:
+        file.set_data(np.ones((3, 8, 8), "f4"))
+        file.voxel_size = (1.5, 2.5, 1)
+    assert inspect_data(tmp_path / "flat.mrcs").command.endswith("--pixel-size ANGSTROM")
+
+
+def test_blocks_that_differ_in_a_number_share_a_line(tmp_path: Path) -> None:
+    blocks = "".join(f"data_model_group_{i}\nloop_\n_rlnX\n1\n2\n" for i in range(1, 25))
+    (tmp_path / "m.star").write_text("data_general\n_rlnY 3\n" + blocks)
+    assert inspect_data(tmp_path / "m.star").facts["blocks"] == {
+        "data_general": "1 rows: rlnY", "data_model_group_1 .. 24": "2 rows: rlnX",
+    }  # fmt: skip

@@ -70,6 +70,7 @@ def _optics(ds: xr.Dataset, out: Inspection) -> None:
     if "pixel_size" in ds and ds.sizes["optics"] > 1 and "optics_group" in ds:
         used = ds["pixel_size"].values[np.unique(ds["optics_group"].values)]
         if used.max() - used.min() > 1e-3 * used.max():
+            out.options["mixed_pixel_sizes"] = ""
             out.add("error", out.address, "optics groups of different pixel sizes: "
                     + ", ".join(f"{p:g}" for p in np.unique(used)) + " A", "Rescale the groups to one pixel size, or"
                     " keep one of them (cryoflow table --mixed-pixel-sizes --query 'pixel_size < ...').")  # fmt: skip

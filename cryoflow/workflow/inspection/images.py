@@ -16,6 +16,8 @@ from cryoflow.workflow.inspection.report import Inspection
 
 __all__ = ["inspect_images"]
 
+_LARGE = 1024  # pixels of a square image that is a micrograph sooner than a particle
+
 
 def inspect_images(out: Inspection, *, full: bool) -> None:
     """Facts and findings of one file of images; a truncated one is read as far as it is whole."""
@@ -23,6 +25,7 @@ def inspect_images(out: Inspection, *, full: bool) -> None:
         image = open_image_file(out.address)
     except CryoflowError as error:
         out.fail(error)
+        out.refused = True
         try:
             image = open_image_file(out.address, check_size=False)
         except CryoflowError:  # the first error is the one to show
@@ -35,6 +38,8 @@ def inspect_images(out: Inspection, *, full: bool) -> None:
     out.facts["stored as"] = str(image.dtype)
     if out.title == "MRC stack of images" and sections == 1:
         out.title = "MRC image"
+    if not is_map and sections == 1 and (rows != columns or rows >= _LARGE):
+        out.options["format"] = "micrographs"
     _voxel(image, out, is_map)
     _header(image, out)
     chosen = np.arange(sections) if full or is_map else spread(sections, SAMPLE)
@@ -67,9 +72,12 @@ def _voxel(image: ImageFile, out: Inspection, is_map: bool) -> None:
         out.add("warning", out.address, "the header does not say a pixel size", "Give --pixel-size, in angstrom.")
     elif max(said) - min(said) > 0.01 * max(said) or len(said) < (3 if is_map else 2):
         out.add("error", out.address, f"pixels that are not square or cubic: {out.facts['pixel size']}",
-                "Give --pixel-size if the header is wrong.")  # fmt: skip
+                "Give --pixel-size if the header is wrong; if it is right, resample it first.")  # fmt: skip
+        out.options["pixel_size"] = "ANGSTROM"
     elif abs(said[0] - 1) < 1e-6:
         out.add("note", out.address, "a pixel size of exactly 1 A is often one that nobody set", "Check it.")
+    if out.options.get("format") == "micrographs" and said and "pixel_size" not in out.options:
+        out.options["pixel_size"] = f"{said[0]:g}"
 
 
 def _header(image: ImageFile, out: Inspection) -> None:

@@ -38,8 +38,9 @@ class Inspection:
     """What a file or folder is.
 
     ``kind`` is that of ``cryoflow.io.formats`` (particles, micrographs, map, ...), ``model``, ``folder`` or
-    ``unknown``; ``facts`` are plain values in the order of importance; ``command`` imports it, empty where nothing can;
-    ``thumbnail`` is a picture (rows, columns) uint8, or None.
+    ``unknown``; ``facts`` are plain values in the order of importance; ``command`` imports it, empty where nothing can
+    (``refused``: an error stands against it); ``options`` are what it needs; ``thumbnail`` is a picture (rows, columns)
+    uint8, or None.
     """
 
     address: str
@@ -49,6 +50,8 @@ class Inspection:
     facts: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     command: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    refused: bool = False
     thumbnail: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -88,7 +91,10 @@ class Inspection:
         ranked = self.ranked()
         out += ["", *map(str, ranked)] if ranked else ["", "nothing wrong was found"]
         if self.command:
-            out += ["", f"import with: {self.command}"]
+            what = "import" if self.command.startswith("cryoflow import") else "go on"
+            out += ["", f"{what} with: {self.command}"]
+        elif self.refused and self.broken:
+            out += ["", "cryoflow import refuses it until the errors are put right"]
         return out
 
     def ranked(self) -> list[Finding]:
@@ -97,6 +103,6 @@ class Inspection:
 
     def to_json(self) -> str:
         """The report as JSON."""
-        values = {k: v for k, v in asdict(self).items() if k not in ("thumbnail", "findings")}
+        values = {k: v for k, v in asdict(self).items() if k not in ("thumbnail", "findings", "options")}
         values |= {"findings": [asdict(f) for f in self.ranked()], "broken": self.broken}
         return json.dumps(values, indent=1, default=str, allow_nan=True)

@@ -37,7 +37,7 @@ def check_stacks(ds: xr.Dataset, out: Inspection, *, root: str | None = None, fu
     if not opened:
         return
     if top != folder_of(out.address) and top != folders_above(folder_of(out.address), 0)[0]:
-        out.facts["root of names"] = top
+        out.facts["root of names"] = out.options["root"] = top
     _boxes(ds, opened, names, out)
     _pixel_sizes(ds, opened, names, file, out)
     _sections(opened, names, file, section, out)
@@ -88,7 +88,9 @@ def _open(
             outside.append((i, error))
     if outside:
         i, refused = outside[0]
-        out.add("error", refused.where, f"{len(outside)} file names lead outside of {root}, the first {names[i]!r}",
+        out.options["allow_outside"] = ""
+        what = f"file names that lead outside of {root} ({len(outside)}), the first {names[i]!r}"
+        out.add("error", refused.where, what,
                 "Give --root with the folder that holds them, or --allow-outside if you trust this file.")  # fmt: skip
     found = open_image_files(list(addresses.values()))
     opened, missing, broken = {}, [], []
@@ -102,7 +104,11 @@ def _open(
     if missing:
         row = int(np.argmax(file == missing[0])) + 1
         what = f"{len(missing)} of {len(chosen)} stacks are not there, the first {names[missing[0]]} below {root}"
-        out.add("error", f"row {row}", what, "Give --root with the project's folder; the metadata alone can be used.")
+        out.options["root"] = "FOLDER"
+        out.add(
+            "error", f"row {row}", what, "Give --root with the project's folder; --no-images takes the table alone."
+        )
+    out.refused = bool(broken)
     for damage in broken[:5]:
         out.fail(damage)
     if len(broken) > 5:
@@ -116,6 +122,7 @@ def _boxes(ds: xr.Dataset, opened: dict[int, ImageFile], names: list[str], out: 
     out.facts["box"] = f"{common[1]} x {common[0]}"
     out.facts["stored as"] = ", ".join(sorted({str(image.dtype) for image in opened.values()}))
     if len(boxes) > 1:
+        out.refused = True
         odd = next(i for i, image in opened.items() if image.shape[1:] != common)
         out.add("error", names[odd], f"images of {opened[odd].shape[1:]}, not {common} as in most stacks ({len(boxes)}"
                 " different boxes)", "Extract or rescale all particles to one box.")  # fmt: skip
@@ -139,6 +146,7 @@ def _pixel_sizes(
             wrong.append((i, image.voxel[0], given))
     if wrong:
         i, header, given = wrong[0]
+        out.options["trust_given"] = ""
         out.add("error", names[i], f"the header says {header:g} A a pixel, the table {given:g} ({len(wrong)} of "
                 f"{len(opened)} stacks)", f"If the headers are right, give --pixel-size {header:g}; if the table is,"
                 " --trust-given.")  # fmt: skip
@@ -152,6 +160,7 @@ def _sections(
         depth[i] = image.shape[0]
     beyond = np.flatnonzero(section >= depth[file])
     if len(beyond):
+        out.refused = True
         row = int(beyond[0])
         what = f"image {section[row] + 1} of {names[file[row]]}, which has {depth[file[row]]} ({len(beyond)} such rows)"
         out.add("error", f"row {row + 1}", what, "The table and the stack do not belong together.")
