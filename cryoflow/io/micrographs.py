@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,7 +16,7 @@ from cryoflow.io.files import inside
 from cryoflow.io.given import DEFAULTS, MicrographOptions, check_optics, put_optics
 from cryoflow.io.images.image_file import ImageFile, open_image_file
 from cryoflow.io.images.lazy import FileImages, lazy
-from cryoflow.io.images.mrc import check_pixel_size, contradicts
+from cryoflow.io.images.together import Together
 from cryoflow.io.sources.project import project_folder
 from cryoflow.io.star.relion import from_tables, split_optics, text, to_blocks
 from cryoflow.io.star.star import read_star, write_star
@@ -64,31 +63,16 @@ def open_micrographs(
     root, names, ds = _sources(root_or_paths, where, options["allow_outside"])
     put_optics(ds, options, where)
     check_optics(ds, where, required=True)
-    frames, problems = _inspect([root / name for name in names], [str(p) for p in ds["reason"].values])
-    good = [i for i, frame in enumerate(frames) if frame is not None]
-    if not good:
-        raise FormatError(where, expected="at least one readable micrograph", found=f"{len(names)} broken ones",
-                          remedy=f"The first: {problems[0]}")  # fmt: skip
+    together = _opened([root / name for name in names], [str(p) for p in ds["reason"].values])
+    together.require(where, "readable micrograph")
     if not options["trust_given"]:
-        groups = ds.optics_group.values
-        for group in np.unique(groups):
-            check_pixel_size([f for i in good if groups[i] == group and (f := frames[i]) is not None],
-                             float(ds.pixel_size[group]), where)  # fmt: skip
-        for i in good:
-            frame, given_size = frames[i], float(ds.pixel_size[groups[i]])
-            if frame is not None and contradicts(frame, given_size):
-                problems[i] = f"pixel size {frame.voxel[0]:g} A in its header, not {given_size:g} A"
-                frames[i] = None
-    shape = Counter(frame.shape[1:] for frame in frames if frame is not None).most_common(1)[0][0]
-    for i in good:
-        frame = frames[i]
-        if frame is not None and frame.shape[1:] != shape:
-            problems[i] = f"shape {frame.shape[1:]} differs from {shape} of the others"
-            frames[i] = None
-    array = _lazy_frames(frames, shape)
+        together.check_pixel_sizes(ds, where)
+    frame = together.one_frame()
+    files, file, dtype = together.packed()
     ds["micrograph_name"] = ("micrograph", text(names))
-    ds["usable"] = ("micrograph", ds["usable"].values & np.array([not p for p in problems]))
-    ds["reason"] = ("micrograph", text(problems))
+    ds["usable"] = ("micrograph", ds["usable"].values & np.array([not p for p in together.problems]))
+    ds["reason"] = ("micrograph", text(together.problems))
+    array = FileImages(files, file, np.zeros(len(names), np.int32), frame, dtype)
     ds["micrograph"] = lazy(("micrograph", "y", "x"), array, 1)
     ds.attrs["root"] = str(root)
     return validate(ds, where)
@@ -164,18 +148,17 @@ def _from_star(star: Path, allow_outside: bool) -> tuple[Path, list[str], xr.Dat
     return root, names, ds
 
 
-def _inspect(paths: list[Path], reasons: list[str]) -> tuple[list[ImageFile | None], list[str]]:
-    frames: list[ImageFile | None] = []
-    problems = list(reasons)
-    for i, path in enumerate(paths):
+def _opened(paths: list[Path], reasons: list[str]) -> Together:
+    """The files, and why others cannot be read; ``reasons`` are those of a STAR file."""
+    together = Together()
+    for path, reason in zip(paths, reasons, strict=True):
         try:
-            frames.append(_frame(path))
+            together.add(_frame(path), reason)
         except ResourceError:  # no answer says nothing about the micrograph
             raise
         except (CryoflowError, OSError, ValueError) as error:
-            frames.append(None)
-            problems[i] = str(error).replace(str(path), path.name) or type(error).__name__
-    return frames, problems
+            together.add(None, str(error).replace(str(path), path.name) or type(error).__name__)
+    return together
 
 
 def _frame(path: Path) -> ImageFile:
@@ -183,17 +166,6 @@ def _frame(path: Path) -> ImageFile:
     if image.shape[0] != 1:
         raise FormatError(path.name, expected="one image", found=f"{image.shape[0]}", remedy="Align movies first.")
     return image
-
-
-def _lazy_frames(frames: list[ImageFile | None], shape: tuple[int, int]) -> FileImages:
-    """One image a file; those without a frame read as zeros."""
-    types = {frame.dtype for frame in frames if frame is not None}
-    dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
-    good = [i for i, frame in enumerate(frames) if frame is not None]
-    file = np.full(len(frames), -1, np.int32)
-    file[good] = np.arange(len(good), dtype=np.int32)
-    files = tuple(frame for frame in frames if frame is not None)
-    return FileImages(files, file, np.zeros(len(frames), np.int32), shape, dtype)
 
 
 def write_micrographs(ds: xr.Dataset, star: str | Path) -> None:

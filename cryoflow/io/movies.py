@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from cryoflow.io.given import DEFAULTS, MovieOptions, check_optics, put_optics
 from cryoflow.io.images.image_file import ImageFile, open_image_file, open_image_files
 from cryoflow.io.images.lazy import chunk_rows
 from cryoflow.io.images.lazy_array import LazyImages
-from cryoflow.io.images.mrc import check_pixel_size, contradicts
-from cryoflow.io.sources.address import resolve
+from cryoflow.io.images.together import Together
+from cryoflow.io.sources.address import name_of, resolve
 from cryoflow.io.sources.project import project_folder
 from cryoflow.io.sources.source import is_remote, normal
 from cryoflow.io.star.relion import from_tables, split_optics, text
@@ -126,22 +125,17 @@ def open_movies(
     base, names, ds, addresses = _sources(source, options["root"], where, options["allow_outside"])
     put_optics(ds, options, where)
     check_optics(ds, where)
-    opened, problems = _inspect(addresses)
-    if not any(opened):
-        raise FormatError(where, expected="at least one movie that can be read", found=f"{len(names)} broken ones",
-                          remedy=f"The first: {problems[0]}")  # fmt: skip
+    together = _opened(addresses)
+    together.require(where, "movie that can be read")
     if "pixel_size" in ds and not options["trust_given"]:
-        _check_sizes(opened, problems, ds, where)
-    frame = Counter(file.shape[1:] for file in opened if file is not None).most_common(1)[0][0]
-    for i, file in enumerate(opened):
-        if file is not None and file.shape[1:] != frame:
-            problems[i], opened[i] = f"frames of {file.shape[1:]}, not {frame} as the others", None
+        together.check_pixel_sizes(ds, where)
+    frame = together.one_frame()
     ds["movie_name"] = ("movie", text(names))
-    ds["frames"] = ("movie", np.array([0 if f is None else f.shape[0] for f in opened], np.int32))
-    ds["usable"] = ("movie", np.array([not p for p in problems]))
-    ds["reason"] = ("movie", text(problems))
-    ds["movie"] = _lazy(opened, frame, options["chunk_bytes"])
-    dose = _dose(opened, dose_per_frame, where)
+    ds["frames"] = ("movie", np.array([0 if f is None else f.shape[0] for f in together.files], np.int32))
+    ds["usable"] = ("movie", np.array([not p for p in together.problems]))
+    ds["reason"] = ("movie", text(together.problems))
+    ds["movie"] = _lazy(together, frame, options["chunk_bytes"])
+    dose = _dose(together.files, dose_per_frame, where)
     if dose is not None:
         ds["dose_per_frame"] = ("movie", dose)
     if gain is not None:
@@ -201,35 +195,19 @@ def _from_star(star: str, root: str | Path | None) -> tuple[str, list[str], xr.D
     return project_folder(Path(star).parent, names), names, ds
 
 
-def _inspect(addresses: list[str]) -> tuple[list[ImageFile | None], list[str]]:
+def _opened(addresses: list[str]) -> Together:
     """The movies that can be read, and why others cannot."""
-    opened: list[ImageFile | None] = []
-    problems: list[str] = []
+    together = Together()
     for file, address in zip(open_image_files(addresses), addresses, strict=True):
-        broken = isinstance(file, CryoflowError)
-        short = address.rpartition("/")[2]
-        problems.append(str(file).replace(address, short) if broken else "")
-        opened.append(None if isinstance(file, CryoflowError) else file)
-    return opened, problems
+        if isinstance(file, CryoflowError):
+            together.add(None, str(file).replace(address, name_of(address)))
+        else:
+            together.add(file, "")
+    return together
 
 
-def _check_sizes(opened: list[ImageFile | None], problems: list[str], ds: xr.Dataset, where: str) -> None:
-    group = ds.optics_group.values
-    for number in np.unique(group):
-        files = [f for f, g in zip(opened, group, strict=True) if f is not None and g == number]
-        check_pixel_size(files, float(ds.pixel_size[number]), where)
-    for i, file in enumerate(opened):
-        said = float(ds.pixel_size[group[i]])
-        if file is not None and contradicts(file, said):
-            problems[i], opened[i] = f"pixel size {file.voxel[0]:g} A in its header, not {said:g} A", None
-
-
-def _lazy(opened: list[ImageFile | None], frame: tuple[int, int], chunk_bytes: float) -> xr.Variable:
-    files = tuple(f for f in opened if f is not None)
-    types = {file.dtype for file in files}
-    dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
-    index = np.full(len(opened), -1, np.int32)
-    index[[i for i, f in enumerate(opened) if f is not None]] = np.arange(len(files))
+def _lazy(together: Together, frame: tuple[int, int], chunk_bytes: float) -> xr.Variable:
+    files, index, dtype = together.packed()
     longest = max(file.shape[0] for file in files)
     array = MovieFrames(files, index, (longest, *frame), dtype)
     variable = xr.Variable(("movie", "frame", "y", "x"), indexing.LazilyIndexedArray(array))
