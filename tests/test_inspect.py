@@ -422,3 +422,10 @@ def test_blocks_that_differ_in_a_number_share_a_line(tmp_path: Path) -> None:
     assert inspect_data(tmp_path / "m.star").facts["blocks"] == {
         "data_general": "1 rows: rlnY", "data_model_group_1 .. 24": "2 rows: rlnX",
     }  # fmt: skip
+
+
+def test_the_picture_of_one_stack_shows_many_particles(tmp_path: Path) -> None:
+    table = star(tmp_path, lambda rows: rows.__delitem__(slice(20, None)))
+    shown = inspect_data(table).thumbnail
+    assert shown.shape == (4 * 16, 4 * 16)
+    assert not np.array_equal(shown[:16, :16], shown[-16:, -16:])

@@ -20,6 +20,7 @@ __all__ = ["check_stacks"]
 
 _FILES = 1000  # looked at unless all are asked for
 _PARENTS = 4
+_SHOWN = 16  # images of the thumbnail
 
 
 def check_stacks(ds: xr.Dataset, out: Inspection, *, root: str | None = None, full: bool = False) -> None:
@@ -177,8 +178,9 @@ def _look(
     pixels, shown = Pixels(), list[NDArray[Any]]()
     for i in np.unique(file[rows]):
         with out.catching():
-            first = pixels.read(opened[int(i)], np.unique(section[rows[file[rows] == i]]), names[int(i)], discs=True)
-            if first is not None and len(shown) < 16:
-                shown.append(first)
+            pixels.read(opened[int(i)], np.unique(section[rows[file[rows] == i]]), names[int(i)], discs=True)
+    for row in rows[spread(len(rows), _SHOWN)]:
+        with out.catching():
+            shown.append(opened[int(file[row])].read(int(section[row]), 1)[0])
     pixels.report(out, out.address, int(there.sum()))
     out.thumbnail = picture(shown)
