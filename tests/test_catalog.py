@@ -351,3 +351,8 @@ def test_entries_are_plain_data() -> None:
     with pytest.raises(Exception, match="frozen"):
         read_entry("demo").title = "x"  # type: ignore[misc]
     assert isinstance(read_entry("demo"), Entry)
+
+
+def test_an_unknown_name_of_the_catalog_says_which_are_near() -> None:
+    with pytest.raises(ParameterError, match="Did you mean EMPIAR-10499"):
+        cryoflow.open_catalog()["EMPIAR-99"]

@@ -55,13 +55,18 @@ class EntryCatalog(Catalog):  # type: ignore[misc]
     """A catalog that reads EMPIAR numbers it has no entry of from the archive."""
 
     cryoflow_root: str | None = None
+    cryoflow_folder: Path | str | None = None
 
     def __getitem__(self, name: str) -> Any:
         number = archive_number(name) if isinstance(name, str) else None
         key = f"EMPIAR-{number}" if number is not None else name
         if number is not None and key not in self.aliases:
             self._add(read_entry(key))
-        return super().__getitem__(key)
+        try:
+            return super().__getitem__(key)
+        except KeyError:
+            read_entry(key, self.cryoflow_folder)  # no such entry: says which there are
+            raise
 
     def _add(self, entry: Entry) -> None:
         known = entry.model_dump(mode="json")
@@ -74,6 +79,7 @@ def build_catalog(folder: Path | str | None, root: Path | str | None) -> Any:
     """An ``intake.Catalog`` with one reader an entry."""
     catalog = EntryCatalog()
     catalog.cryoflow_root = str(root) if root is not None else None
+    catalog.cryoflow_folder = folder
     for name in entry_names(folder):
         catalog._add(read_entry(name, folder))
     return catalog
