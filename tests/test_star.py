@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 
 from cryoflow.errors import FormatError, ResourceError
 from cryoflow.io.particles import read_particles
-from cryoflow.io.star import star
-from cryoflow.io.star.star import read_star, write_star
+from cryoflow.io.star import starblock, startokens, wordbuilder
+from cryoflow.io.star.star import parse_star, read_star, write_star
+from cryoflow.io.star.wordcolumn import WordColumn
 
 WHOLE = "data_optics\n\nloop_\n_rlnVoltage #1\n_rlnOpticsGroup #2\n300.0 1\n200.0 2\n"
 
@@ -225,23 +228,65 @@ odd_words = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.tuples(odd_words, odd_words, odd_words), min_size=1, max_size=5))
-def test_the_compiled_reader_agrees_with_the_plain_one(rows: list[tuple[str, ...]]) -> None:
-    text = "data_\nloop_\n_a\n_b\n_cName\n" + "\n".join(" ".join(row) for row in rows)
-    tables: list[object] = []
-    for small in (1 << 30, 0):
-        star._SMALL = small
-        try:
-            tables.append(star.parse_star(text.encode())[""])
-        except FormatError as error:
-            tables.append(str(error))
-        finally:
-            star._SMALL = 1 << 19
-    if isinstance(tables[0], str) or isinstance(tables[1], str):
-        assert tables[0] == tables[1]
-    else:
-        pd.testing.assert_frame_equal(*tables, check_exact=True)  # type: ignore[call-overload]
+WORD = re.compile(r"""("(?:[^"]|"(?! |$))*"(?= |$)|'(?:[^']|'(?! |$))*'(?= |$)|[^ ]+)""")
+REAL = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
+
+
+def plainly(lines: list[str], names: list[bool]) -> list[tuple[str, list[object]]] | None:
+    """The columns of some rows, word by word; None where a row has too few or too many."""
+    rows = []
+    for line in lines:
+        words = list(takewhile(lambda w: not w.startswith("#"), WORD.findall(line)))
+        quoted = [len(w) > 1 and w[0] == w[-1] and w[0] in "\"'" for w in words]
+        if words:
+            rows.append([w[1:-1] if q else w for w, q in zip(words, quoted, strict=True)])
+    if any(len(row) != len(names) for row in rows):
+        return None
+    columns: list[tuple[str, list[object]]] = []
+    for name, words in zip(names, zip(*rows, strict=True), strict=True):
+        digits = [w.lstrip("+-").isdecimal() and w.isascii() for w in words]
+        fit = [d and str(int(w)) == w.removeprefix("+").replace("-0", "0") for d, w in zip(digits, words, strict=True)]
+        if not name and all(fit) and all(-(2**63) <= int(w) < 2**63 for w in words):
+            columns.append(("i", [int(w) for w in words]))
+        elif not name and all(map(REAL.fullmatch, words)) and not all(digits):
+            columns.append(("f", [float(w) for w in words]))
+        else:
+            columns.append(("O", list(words)))
+    return columns
+
+
+@pytest.fixture(params=[1, 40, 1 << 18])
+def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Tables of any size as large ones, in pieces of some bytes."""
+    monkeypatch.setattr(starblock, "_SMALL", 0)
+    monkeypatch.setattr(startokens, "_LEAST", request.param)
+    monkeypatch.setattr(startokens, "_MOST", request.param)
+    monkeypatch.setattr(startokens, "_PART", 1 + request.param // 8)
+    monkeypatch.setattr(wordbuilder, "_INDEX", request.param)
+    return int(request.param)
+
+
+@pytest.mark.usefixtures("piece")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(odd_words, odd_words, odd_words), min_size=1, max_size=6), end=st.sampled_from(["", "\n"])
+)
+def test_rows_read_at_once_are_those_read_word_by_word(rows: list[tuple[str, ...]], end: str) -> None:
+    lines = [" ".join(row) for row in rows]
+    expected = plainly(lines, [False, False, True])
+    data = ("data_\nloop_\n_a\n_b\n_cName\n" + "\n".join(lines) + end).encode()
+    if expected is None:
+        with pytest.raises(FormatError, match="expected 3 values"):
+            parse_star(data)
+        return
+    found = parse_star(data)[""]
+    for label, (kind, values) in zip(found, expected, strict=True):
+        assert found[label].dtype.kind == kind
+        if kind == "f":
+            np.testing.assert_array_equal(found[label].to_numpy(), np.array(values, float))
+            assert (np.signbit(found[label]) == np.signbit(np.array(values, float)))[~np.isnan(found[label])].all()
+        else:
+            assert found[label].tolist() == values
 
 
 def test_a_long_table_is_read_to_the_last_bit_and_written_back_exactly(tmp_path: Path) -> None:
@@ -252,7 +297,7 @@ def test_a_long_table_is_read_to_the_last_bit_and_written_back_exactly(tmp_path:
     table["d"], table["i"] = np.float32(rng.random(n)), rng.integers(-(2**53), 2**53, n)
     table.attrs["exact"] = True
     write_star(tmp_path / "a.star", {"p": table})
-    assert (tmp_path / "a.star").stat().st_size > star._SMALL
+    assert (tmp_path / "a.star").stat().st_size > starblock._SMALL
     again = read_star(tmp_path / "a.star")["p"]
     for label in table:
         np.testing.assert_array_equal(again[label].to_numpy().astype(table[label].dtype), table[label], err_msg=label)
@@ -291,45 +336,132 @@ def test_any_table_round_trips(tmp_path: Path, rows: list[tuple[float, int, str]
     assert again.rlnImageName.tolist() == table.rlnImageName.tolist()
 
 
-@pytest.mark.parametrize("piece", [1, 3, 65536])
-@pytest.mark.parametrize("odd", [b"\xc3\xa9", b"\xff", b"a\0", b"w" * 5000, b"\xed\xa0\x80"])
-def test_text_as_words_is_the_text(odd: bytes, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the words: NumPy's strings where those can hold them, Python's otherwise; in pieces of any size."""
-    from cryoflow.io.star import starscan
-    from cryoflow.io.star.words import Words
-
-    monkeypatch.setattr(starscan, "_PIECE", piece)
+@pytest.mark.parametrize(
+    "odd", [b"\xc3\xa9", b"\xff", b"a\0", b"w" * 5000, b"\xed\xa0\x80", b"'o'", b"12345678@x", b"x@y"]
+)
+@pytest.mark.usefixtures("piece")
+def test_text_of_large_tables_is_the_text(odd: bytes) -> None:
+    """Whatever the words, in pieces of any size, repeated or not."""
     head = b"data_\nloop_\n_rlnImageName\n_a\n_rlnMicrographName\n_b\n_c\n"
-    rows = [b"%d@%s %d m_%d 9007199254740993 0.5" % (i + 1, [b"s", odd][i % 5 == 4], i, i // 2) for i in range(11)]
-    data = head + b"\n".join(rows)
-    plain = star.parse_star(data)[""]
-    monkeypatch.setattr(star, "_SMALL", 0)
-    pd.testing.assert_frame_equal(star.parse_star(data)[""], plain, check_exact=True)
-    compact = star.parse_star(data, compact=True)[""]
-    assert isinstance(compact.rlnMicrographName.array, Words) == (odd == b"\xc3\xa9")
-    pd.testing.assert_frame_equal(compact.astype(dict.fromkeys(plain.columns[[0, 2]], object)), plain, check_exact=True)
-    assert (compact.rlnImageName == plain.rlnImageName.iloc[4]).tolist() == [i == 4 for i in range(11)]
-    assert compact.rlnMicrographName.factorize()[0].tolist() == plain.rlnMicrographName.factorize()[0].tolist()
-    assert compact.iloc[[2, 9]].rlnImageName.tolist() == plain.iloc[[2, 9]].rlnImageName.tolist()
+    names = [b"%d@%s" % (i + 1, [b"s", odd][i % 5 == 4]) if i % 7 else odd for i in range(40)]
+    rows = [b"%s %d m_%d 9007199254740993 0.5" % (name, i, i // 2) for i, name in enumerate(names)]
+    table = parse_star(head + b"\n".join(rows))[""]
+    expected = [name.decode("utf-8", "surrogateescape") for name in names]
+    expected = [odd.strip(b"'").decode("utf-8", "surrogateescape") if not i % 7 else e for i, e in enumerate(expected)]
+    column = table.rlnImageName
+    assert isinstance(column.array, WordColumn)
+    assert column.tolist() == expected
+    assert list(column) == expected
+    plain = pd.Series(np.array(expected, object), dtype=object)
+    for word in (expected[4], expected[0], "1@s", "x", "01@s", "@s", "s"):
+        assert (column == word).tolist() == (plain == word).tolist(), word
+        assert (column != word).tolist() == (plain != word).tolist()
+    assert column.factorize()[0].tolist() == plain.factorize()[0].tolist()
+    assert column.iloc[[2, 9, -1]].tolist() == plain.iloc[[2, 9, -1]].tolist()
+    assert column[plain.str.contains("s")].tolist() == plain[plain.str.contains("s")].tolist()
+    if odd not in (b"\xff", b"\xed\xa0\x80"):  # which pandas' own strings do not hold
+        assert column.str.upper().tolist() == plain.str.upper().tolist()
+        assert column.str.partition("@")[2].tolist() == plain.str.partition("@")[2].tolist()
+        assert column.value_counts().to_dict() == plain.value_counts().to_dict()
+    assert column.str.len().tolist() == plain.str.len().tolist()
+    assert column.sort_values().tolist() == sorted(expected)
+    assert column.isin([expected[4]]).tolist() == plain.isin([expected[4]]).tolist()
+    assert column.map(len).tolist() == plain.map(len).tolist()
+    assert pd.concat([column, column]).tolist() == expected * 2
+    assert column.iloc[5:30].array.words.kept().tolist() == expected[5:30]
+    assert table.groupby("rlnMicrographName").size().to_dict() == {f"m_{i}": 2 for i in range(20)}
+    assert table.rlnMicrographName.tolist() == [f"m_{i // 2}" for i in range(40)]
+    assert table.b.unique().tolist() == [9007199254740993]
 
 
-def test_a_column_that_turns_to_text_late_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cryoflow.io.star import starscan
-
-    monkeypatch.setattr(starscan, "_PIECE", 2)
-    data = b"data_\nloop_\n_a\n_b\n_c\n" + b"".join(b"%d 0%d %d.5\n" % (i, i, i) for i in range(9)) + b"x 0.5 9\n"
-    plain = star.parse_star(data)[""]
-    monkeypatch.setattr(star, "_SMALL", 0)
-    pd.testing.assert_frame_equal(star.parse_star(data)[""], plain, check_exact=True)
-    assert [plain[label].dtype.kind for label in plain] == ["O", "f", "f"]
-    with pytest.raises(FormatError, match=r"row 11 \(line 16\)"):
-        star.parse_star(data + b"1 2\n")
+def test_large_tables_are_written_as_small_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [f"{i % 5 + 1:06d}@s{i // 5}.mrcs {i} 'a b' m{i // 9}" for i in range(100)]
+    labels = "_rlnImageName\n_rlnN\n_rlnRemark\n_rlnMicrographName\n"
+    path = write(tmp_path, f"data_p\nloop_\n{labels}" + "\n".join(rows) + "\n")
+    write_star(tmp_path / "small.star", read_star(path))
+    monkeypatch.setattr(starblock, "_SMALL", 0)
+    write_star(tmp_path / "large.star", read_star(path))
+    assert (tmp_path / "large.star").read_bytes() == (tmp_path / "small.star").read_bytes()
 
 
-def test_a_row_too_short_for_its_labels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(star, "_SMALL", 0)
-    with pytest.raises(FormatError, match=r"row 1 \(line 43\)"):
-        star.parse_star(b"data_\nloop_\n" + b"".join(b"_a%d\n" % i for i in range(40)) + b"1 2\n")
+@pytest.mark.usefixtures("piece")
+def test_a_column_that_turns_to_text_late_is_text() -> None:
+    data = b"data_\nloop_\n_a\n_b\n_c\n_d\n_e\n" + b"".join(b"%d 0%d %d.5 -0 08\n" % (i, i, i) for i in range(90))
+    table = parse_star(data + b"x 0.5 9 1.5 9\n")[""]
+    assert [table[label].dtype.kind for label in table] == ["O", "f", "f", "f", "O"]
+    assert table.a.tolist() == [*map(str, range(90)), "x"]
+    assert table.e.tolist() == ["08"] * 90 + ["9"]
+    assert np.signbit(table.d[:90]).all()
+    assert table.b.tolist() == [*range(90), 0.5]
+    with pytest.raises(FormatError, match=r"row 91 \(line 98\)"):
+        parse_star(data + b"1 2\n")
+
+
+@pytest.mark.usefixtures("piece")
+def test_whole_numbers_take_the_bytes_they_need() -> None:
+    rows = "".join(f"{i} {i * 10**8} {i}\n" for i in range(90)) + "1 1 99999999999999999999\n"
+    table = parse_star(("data_\nloop_\n_a\n_b\n_c\n" + rows).encode())[""]
+    assert [table[label].dtype for label in ("a", "b")] == [np.int32, np.int64]
+    assert table.b.tolist() == [i * 10**8 for i in range(90)] + [1]
+    assert table.c.tolist() == [*map(str, range(90)), "99999999999999999999"]
+
+
+@pytest.mark.usefixtures("piece")
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("1", "row 1 (line 5): expected 2 values; found 1"),
+        ("1 2\n3\n\n4\n5 6", "row 2 (line 6): expected 2 values; found 1"),
+        ("1 2\n3\n4 5 6\n7 8", "row 2 (line 6): expected 2 values; found 1"),
+        ("1 2 3 4\n", "row 1 (line 5): expected 2 values; found 4"),
+        ("1 2 # 3\n4 'a b' #", ""),
+        ("1 2\n_x 3", "row 2 (line 6): expected 2 values; found '_x'"),
+        ("1 2\n'_x' 3\n'loop_' 3", ""),
+        ("1 2\nloop_ 3", "row 2 (line 6): expected 2 values; found 'loop_'"),
+        ("1 2\n '\n", "row 2 (line 6): expected 2 values; found 1"),
+        ("1 " * 20_000, "row 1 (line 5): expected 2 values; found more than 10002"),
+    ],
+)
+def test_rows_that_are_none_are_named(rows: str, says: str) -> None:
+    data = f"data_\nloop_\n_a\n_b\n{rows}".encode()
+    if says:
+        with pytest.raises(FormatError) as error:
+            parse_star(data)
+        assert says in str(error.value)
+    else:
+        assert len(parse_star(data)[""]) > 1
+
+
+@pytest.mark.parametrize("returns", [b"\n", b"\r\n", b"\r"])
+def test_a_file_in_windows_is_the_file(returns: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryoflow.io.star.starbytes import StarBytes
+
+    text = "\ufeff# top\ndata_a\n_rlnA 1\n\n # x\n# version 30001\n data_b\nloop_\n_rlnB\n_rlnC\n1 a\n2 data_b\n"
+    data = (text + "#\ndata_c\n").encode().replace(b"\n", returns)
+    whole = parse_star(data)
+    assert {n: t.attrs for n, t in whole.items()} == {
+        "a": {"list": True, "comments": ["# top"], "version": 0},
+        "b": {"comments": ["# x"], "version": 30001},
+        "c": {"list": True, "comments": ["#"], "version": 0},
+    }
+    for window in (1, 2, 3, 5, 8, 13, 64):
+        monkeypatch.setattr(StarBytes.__init__, "__defaults__", (window,))
+        found = parse_star(data)
+        assert list(found) == ["a", "b", "c"]
+        for name, table in whole.items():
+            pd.testing.assert_frame_equal(found[name], table)
+            assert found[name].attrs == table.attrs
+    with pytest.raises(FormatError, match="line 12"):
+        parse_star(data.replace(b"2 data_b", b"2"))
+
+
+def test_more_labels_or_blocks_than_any_file_has_are_refused() -> None:
+    with pytest.raises(FormatError, match="at most 10000 labels"):
+        parse_star(b"data_\nloop_\n" + b"".join(b"_%d\n" % i for i in range(10_001)))
+    with pytest.raises(FormatError, match="at most 10000 blocks"):
+        parse_star(b"".join(b"data_%d\n" % i for i in range(10_001)))
+    with pytest.raises(FormatError, match="a name of a block"):
+        parse_star(b"data_" + b"x" * 10_000)
 
 
 def test_a_large_set_takes_thrice_its_file(tmp_path: Path) -> None:

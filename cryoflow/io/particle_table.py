@@ -66,7 +66,7 @@ def with_images(
     if "image_name" not in ds:
         raise FormatError(where, expected=label, found=f"labels {', '.join(ds.attrs.get('star_columns', ()))}",
                           remedy="Pass images=False to read the metadata alone.")  # fmt: skip
-    names, file, section = image_numbers(ds["image_name"].values, where)
+    names, file, section = image_numbers(ds["image_name"], where)
     return attach_images(ds, [file_of(name) for name in names], file, section, where=where, base=base,
                          **image_options(options))  # fmt: skip
 

@@ -18,6 +18,7 @@ from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.particle_table import check_pixel_sizes, with_images
 from cryoflow.io.sources.address import folder_of
 from cryoflow.io.sources.source import normal
+from cryoflow.io.star.lazywords import words_behind
 from cryoflow.io.star.relion import from_tables, split_optics, to_blocks
 from cryoflow.io.star.star import read_star, write_star
 from cryoflow.options import takes
@@ -67,7 +68,7 @@ def read_particles(star: str | Path, *, mixed_pixel_sizes: bool = False, **optio
     {'particle': 2, 'y': 8, 'x': 8}
     """
     star = normal(star)
-    rows, optics = split_optics(read_star(star, compact=True), "particles", star)
+    rows, optics = split_optics(read_star(star), "particles", star)
     for name, value in given_optics(options, f"read_particles({star})").items():
         optics[describe(name).star] = value
     ds = from_tables(rows, optics, dim="particle", where=star)
@@ -77,7 +78,7 @@ def read_particles(star: str | Path, *, mixed_pixel_sizes: bool = False, **optio
 
 
 def image_numbers(
-    names: Sequence[str] | NDArray[Any], star: str
+    names: Sequence[str] | NDArray[Any] | xr.DataArray, star: str
 ) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
     """The distinct stacks of image names, and for each row the number of its stack and its section in it (from 0).
 
@@ -85,6 +86,12 @@ def image_numbers(
     >>> names, file.tolist(), section.tolist()
     (['a.mrcs', 'b.mrcs', 'c.mrc'], [0, 1, 0, 2], [1, 0, 0, 0])
     """
+    if isinstance(names, xr.DataArray):
+        words = words_behind(names.variable)
+        known = None if words is None else words.kept().numbered()
+        if known:
+            return known
+        names = names.values
     index: dict[str, int] = {}
     number_of = index.setdefault
     file, section = array("i"), array("q")

@@ -14,7 +14,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError
+from cryoflow.io.star.lazywords import LazyWords, words_behind
 from cryoflow.io.star.relion_blocks import join_blocks, split_optics
+from cryoflow.io.star.words import STRINGS, Words
 from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler
 from cryoflow.schema import VARIABLES
 
@@ -37,22 +39,26 @@ _OPTICS_LABELS = {v.star: v.name for v in VARIABLES.values() if v.star and v.dim
 
 # figures that programs leave undefined where a fit failed
 _MAY_BE_MISSING = {"pick_score", "log_likelihood", "max_probability", "ctf_resolution", "ctf_score"}
-_ROWS = 1 << 16
-_STRINGS = np.dtypes.StringDType()
+_ROWS = 1 << 13
 
 
 def text(values: Any) -> NDArray[Any]:
     """Text as NumPy's variable-width strings (what Zarr gives back; a name of 100 letters takes 100 bytes, not 400)."""
-    strings = getattr(getattr(values, "array", None), "strings", None)  # of a column of ``Words``
-    if strings is not None:
-        return np.asarray(strings)
+    words = getattr(getattr(values, "array", None), "words", None)  # of a ``WordColumn``
+    if isinstance(words, Words):
+        return words.strings()
     if hasattr(values, "to_numpy"):
-        return np.asarray(values.to_numpy()).astype(_STRINGS)
-    return np.asarray([str(v) for v in values], dtype=_STRINGS)
+        return np.asarray(values.to_numpy()).astype(STRINGS)
+    return np.asarray([str(v) for v in values], dtype=STRINGS)
 
 
-def _words(table: pd.DataFrame, label: str, where: str) -> NDArray[Any]:
+def _words(table: pd.DataFrame, label: str, where: str) -> Any:
+    """A column of text; of a large table it stays in few bytes until it is asked for."""
+    words = getattr(table[label].array, "words", None)
     try:
+        if isinstance(words, Words):
+            words.check()
+            return LazyWords.of(words)
         return text(table[label])
     except UnicodeEncodeError:
         row = next(i for i, word in enumerate(table[label]) if not _is_utf8(str(word)))
@@ -68,10 +74,13 @@ def _is_utf8(word: str) -> bool:
     return True
 
 
-def _number(table: pd.DataFrame, label: str, where: str, missing: bool = False) -> NDArray[np.float64]:
+def _number(
+    table: pd.DataFrame, label: str, where: str, *, missing: bool = False, copy: bool = True
+) -> NDArray[np.float64]:
+    """A column of numbers; without ``copy`` perhaps the table's own, which is not to be written to."""
     column = table[label]
     if column.dtype.kind in "iufb":
-        values = column.to_numpy().astype(np.float64)
+        values = column.to_numpy().astype(np.float64, copy=copy)
     else:
         import pandas as pd
 
@@ -113,7 +122,7 @@ def from_tables(rows: pd.DataFrame, optics: pd.DataFrame, *, dim: str, where: st
     _drop(rows, _pose(ds, rows, dim, where))
     _drop(rows, _defocus(ds, rows, dim, where))
     if {"rlnCoordinateX", "rlnCoordinateY"} <= set(rows.columns):
-        xy = [_number(rows, f"rlnCoordinate{a}", where) for a in "XY"]
+        xy = [_number(rows, f"rlnCoordinate{a}", where, copy=False) for a in "XY"]
         ds["coordinate"] = ((dim, "xy"), np.stack(xy, axis=1))
         _drop(rows, {"rlnCoordinateX", "rlnCoordinateY"})
     for label in list(rows.columns):
@@ -191,14 +200,14 @@ def _coefficients(column: pd.Series[Any], where: str) -> NDArray[np.float64]:
 def _pose(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[str]:
     taken: set[str] = set()
     if {"rlnAngleRot", "rlnAngleTilt"} <= set(rows.columns):  # psi alone is a hint of a picker, not a pose
-        angles = [_number(rows, a, where) if a in rows else np.zeros(len(rows)) for a in _ANGLES]
+        angles = [_number(rows, a, where, copy=False) if a in rows else np.zeros(len(rows)) for a in _ANGLES]
         ds["rotation"] = ((dim, "row", "col"), _rotations(*angles))
         if not _usual(*angles):
             ds["source_angles"] = ((dim, "angle"), np.stack(angles, axis=1))
         taken |= set(_ANGLES)
     for labels, in_pixels in ((("rlnOriginXAngst", "rlnOriginYAngst"), False), (("rlnOriginX", "rlnOriginY"), True)):
         if set(labels) <= set(rows.columns) and "shift" not in ds:
-            shift = np.stack([_number(rows, label, where) for label in labels], axis=1)
+            shift = np.stack([_number(rows, label, where, copy=False) for label in labels], axis=1)
             if in_pixels:
                 if "pixel_size" not in ds:
                     raise FormatError(where, expected="a pixel size, to read origins in pixels", found="none",
@@ -241,15 +250,25 @@ def _defocus(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[st
     u = _number(rows, "rlnDefocusU", where)
     v = _number(rows, "rlnDefocusV", where) if "rlnDefocusV" in rows else u.copy()
     angle = _number(rows, "rlnDefocusAngle", where) if "rlnDefocusAngle" in rows else np.zeros(len(rows))
-    swapped = u < v  # the same astigmatism, with u the larger
+    turns = np.zeros(len(rows), np.int8)
+    for first in range(0, len(rows), _ROWS):
+        piece = slice(first, first + _ROWS)
+        turns[piece] = _turn(u[piece], v[piece], angle[piece])
+    ds["defocus_u"], ds["defocus_v"], ds["defocus_angle"] = (dim, u), (dim, v), (dim, angle)
+    if turns.any():
+        ds["defocus_turns"] = (dim, turns)
+    return set(_DEFOCUS)
+
+
+def _turn(u: NDArray[np.float64], v: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make the same astigmatism, with u the larger and the angle in (-90, 90], in place; quarter turns it took."""
+    swapped = u < v
     inside = angle - 90.0 * swapped
     inside -= 180 * np.ceil((inside - 90) / 180)
     turns = np.rint((angle - inside) / 90)
-    ds["defocus_u"], ds["defocus_v"] = (dim, np.where(swapped, v, u)), (dim, np.where(swapped, u, v))
-    ds["defocus_angle"] = (dim, inside)
-    if turns.any():
-        ds["defocus_turns"] = (dim, np.clip(turns, -128, 127).astype(np.int8))
-    return set(_DEFOCUS)
+    u[swapped], v[swapped] = v[swapped], u[swapped]
+    angle[:] = inside
+    return np.clip(turns, -128, 127)
 
 
 def _source_defocus(ds: xr.Dataset) -> dict[str, NDArray[np.float64]]:
@@ -353,6 +372,11 @@ def _label(name: Hashable, prefix: str) -> str | None:
 def _values(array: xr.Variable) -> Any:
     import pandas as pd
 
+    words = words_behind(array)
+    if words is not None:
+        from cryoflow.io.star.wordcolumn import WordColumn
+
+        return pd.Series(WordColumn(words))
     values = array.values
     return pd.Series(values.astype(object), dtype=object) if values.dtype.kind in "TUO" else values
 

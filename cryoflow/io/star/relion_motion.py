@@ -152,7 +152,7 @@ def write_motion(ds: xr.Dataset, star: str | Path) -> None:
     validate(ds, where, required=["frame_shift"])
     shift = np.nan_to_num(ds["frame_shift"].values, nan=_UNALIGNED)
     frame = ds["frame"].values if "frame" in ds.coords else np.arange(1, len(shift) + 1)
-    ours: dict[str, pd.DataFrame] = {"general": pd.DataFrame([ds.attrs.get("general", {})])}
+    ours: dict[str, pd.DataFrame] = {"general": pd.DataFrame([ds.attrs.get("general", {})], dtype=object)}
     ours["general"].attrs["list"] = bool(ds.attrs.get("general_list", True))
     ours["global_shift"] = pd.DataFrame(dict(zip(_GLOBAL, (frame, *shift.T), strict=True)))
     if "motion_coefficient" in ds:

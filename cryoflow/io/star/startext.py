@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryoflow.io.star.words import Words, decode
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -47,15 +49,40 @@ def _needs_no_quotes(texts: list[Any]) -> bool:
 
 
 def _words(column: pd.Series[Any], quote: Callable[[str], str]) -> NDArray[np.uint8]:
+    words = getattr(column.array, "words", None)
+    if isinstance(words, Words):
+        found = _numbered(words.kept())
+        if found is not None:
+            return found
     codes, unique = column.factorize(use_na_sentinel=False)
     texts = np.asarray(unique, dtype=object).tolist()
     if not _needs_no_quotes(texts):
         texts = ["nan" if word is None or word != word else quote(str(word)) for word in texts]
         texts = [text.encode("utf-8", "surrogateescape") for text in texts]
+    return np.asarray(_letters(texts)[codes], np.uint8)
+
+
+def _letters(texts: list[Any]) -> NDArray[np.uint8]:
+    """The words side by side, padded with blanks."""
     words = np.array(texts, dtype=np.bytes_)
     letters = words.view(np.uint8).reshape(len(words), -1)
-    letters = np.where(letters == 0, np.uint8(_SPACE), letters)
-    return np.asarray(letters[codes], np.uint8)
+    return np.where(letters == 0, np.uint8(_SPACE), letters)
+
+
+def _numbered(words: Words) -> NDArray[np.uint8] | None:
+    """Words of a large table without making strings of them; None where some need quotes, or have uneven numbers."""
+    texts = [decode(word) for word in words.words()]
+    if words.codes is None or not texts or not _needs_no_quotes(texts):
+        return None
+    letters: NDArray[np.uint8] = _letters(texts)[words.codes]
+    if words.number is None or words.digits is None:
+        return letters
+    digits = int(words.digits[0])
+    if digits == 0 or (words.digits != digits).any():
+        return None
+    number = _digits(words.number.astype(np.uint64), 3)[:, 9 - digits :]
+    at = np.full((len(letters), 1), ord("@"), np.uint8)
+    return np.concatenate([number, at, letters], axis=1)
 
 
 def _digits(values: NDArray[np.uint64], groups: int) -> NDArray[np.uint8]:

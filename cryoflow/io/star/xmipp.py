@@ -75,7 +75,7 @@ def read_xmipp(path: str | Path, **options: Unpack[ReadOptions]) -> xr.Dataset:
     [[1.5, 3.0], [-1.5, 3.0]]
     """
     where = normal(path)
-    blocks = read_star(where, compact=True)
+    blocks = read_star(where)
     name = next((n for n, b in blocks.items() if "image" in b and not b.attrs.get("list")), None)
     if name is None:
         raise FormatError(where, expected="a table with _image", found=f"blocks {', '.join(map(repr, blocks))[:300]}")
