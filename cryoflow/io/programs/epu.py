@@ -112,7 +112,7 @@ def read_epu(
             ds[name] = ("micrograph", text(m[i] for m in numbers if m))
     given = given_optics(optics, "read_epu")
     columns = {}
-    for name in {"pixel_size", "voltage"} - set(given):
+    for name in (n for n in ("pixel_size", "voltage") if n not in given):
         missing = next((p for p, row in zip(paths, rows, strict=True) if row.get(name, 0) <= 0), None)
         if missing is not None:
             raise FormatError(str(missing), expected=f"a {name.replace('_', ' ')} above 0", found="none",
