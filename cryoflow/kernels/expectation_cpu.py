@@ -24,6 +24,7 @@ from cryoflow.kernels.projection import insert_from, slice_into
 __all__ = ["align_batch"]
 
 _TILE = 128
+_HELD = 1 << 22  # samples of slices of one image that are kept until its share of the model is known (32 MB)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -190,9 +191,13 @@ def align_batch(  # type: ignore[no-untyped-def]
                 shifts[i * n_sub + j] = columns[i] * n_sub + j
         moved = _shifted(y, fine_phases, shifts, n_align)
         scores = np.empty((n_pairs, len(shifts)), np.float32)
+        held = n_pairs if table.shape[1] == 0 and n_pairs * n_align <= _HELD else 0
+        slices = np.empty((held, 2 * n_align), np.float32)
         for lo in range(0, n_pairs, _TILE):
             hi = min(lo + _TILE, n_pairs)
             _fill_slices(tile, pairs, lo, hi, m_count, n_child, table, volumes, fine, kx, ky, n_align, padding)
+            if held > 0:
+                slices[lo:hi] = tile[: hi - lo]
             cross = np.dot(tile[: hi - lo], moved.T)
             for p in range(lo, hi):
                 _score(cross[p - lo], _norm(tile[p - lo], weight, n_align), free_scale, scores[p])
@@ -254,9 +259,13 @@ def align_batch(  # type: ignore[no-untyped-def]
             hi = min(lo + _TILE, len(kept))
             data = np.dot(w[lo:hi], moved_model)
             data_align = np.dot(w[lo:hi], moved)
-            _fill_slices(
-                tile, kept_pairs, lo, hi, m_count, n_child, table, volumes, kept_fine, kx, ky, n_align, padding
-            )  # fmt: skip
+            if held > 0:
+                for i in range(lo, hi):
+                    tile[i - lo] = slices[kept[i]]
+            else:
+                _fill_slices(
+                    tile, kept_pairs, lo, hi, m_count, n_child, table, volumes, kept_fine, kx, ky, n_align, padding
+                )  # fmt: skip
             for i in range(lo, hi):
                 mass = w[i].sum()
                 h = kept_pairs[i] // n_child
