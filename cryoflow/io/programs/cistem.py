@@ -21,17 +21,10 @@ from cryoflow.io.files import atomic
 from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.particle_table import check_pixel_sizes, with_images, with_stack
-from cryoflow.io.programs.border import (
-    ctf_variables,
-    finite,
-    names_of,
-    optics_variables,
-    section_names,
-    star_tables,
-    whole,
-)
+from cryoflow.io.programs.border import ctf_variables, names_of, optics_variables, section_names, star_tables
 from cryoflow.io.programs.cistem_binary import COLUMNS, packed, unpacked
 from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign
+from cryoflow.io.programs.plain_text import finite, whole
 from cryoflow.io.sources.source import read_all
 from cryoflow.options import takes
 from cryoflow.schema import validate

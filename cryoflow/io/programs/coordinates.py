@@ -11,8 +11,9 @@ import xarray as xr
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.named import named
-from cryoflow.io.programs.border import coordinate_set, finite, names_of, star_tables
+from cryoflow.io.programs.border import coordinate_set, names_of, star_tables
 from cryoflow.io.programs.eman2_boxes import stem
+from cryoflow.io.programs.plain_text import finite
 from cryoflow.io.star.star import write_star
 from cryoflow.schema import require
 

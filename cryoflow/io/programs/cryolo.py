@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError
 from cryoflow.io.files import atomic
-from cryoflow.io.programs.border import box_sides, coordinate_set, finite, number_rows, optional, read_text, star_tables
+from cryoflow.io.programs.border import box_sides, coordinate_set, star_tables
 from cryoflow.io.programs.eman2_boxes import one_micrograph, stem
+from cryoflow.io.programs.plain_text import finite, number_rows, optional, read_text
 
 __all__ = ["read_cbox", "write_cbox"]
 

@@ -19,15 +19,10 @@ from cryoflow.io.files import atomic
 from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.particle_table import check_pixel_sizes, with_images
-from cryoflow.io.programs.border import (
-    ctf_variables,
-    names_of,
-    optics_variables,
-    read_text,
-    section_names,
-)
+from cryoflow.io.programs.border import ctf_variables, names_of, optics_variables, section_names
 from cryoflow.io.programs.eman_transform import eman_to_matrix, matrix_to_eman, transforms
 from cryoflow.io.programs.plain_json import dump_json, json_numbers, parse_json, parse_or_keep
+from cryoflow.io.programs.plain_text import read_text
 from cryoflow.io.star.relion import text
 from cryoflow.options import takes
 from cryoflow.schema import validate

@@ -17,8 +17,9 @@ import xarray as xr
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
-from cryoflow.io.programs.border import box_sides, coordinate_set, number_rows, read_text
+from cryoflow.io.programs.border import box_sides, coordinate_set
 from cryoflow.io.programs.plain_json import dump_json, json_numbers, parse_json, parse_or_keep
+from cryoflow.io.programs.plain_text import number_rows, read_text
 from cryoflow.schema import require
 
 __all__ = ["one_micrograph", "read_eman_box", "read_eman_info", "stem", "write_eman_box", "write_eman_info"]

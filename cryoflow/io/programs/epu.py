@@ -21,8 +21,9 @@ import xarray as xr
 
 from cryoflow.errors import CryoflowError, FormatError, ParameterError
 from cryoflow.io.given import DEFAULTS, Optics, given_optics
-from cryoflow.io.programs.border import names_of, number, optics_variables
+from cryoflow.io.programs.border import names_of, optics_variables
 from cryoflow.io.programs.groups import cluster
+from cryoflow.io.programs.plain_text import number
 from cryoflow.io.programs.sniff import epu
 from cryoflow.io.programs.xml_events import read_xml
 from cryoflow.io.sources.source import open_source, read_all

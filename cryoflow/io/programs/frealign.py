@@ -20,14 +20,9 @@ from cryoflow.io.files import atomic
 from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.particle_table import stack_beside, with_images, with_stack
-from cryoflow.io.programs.border import (
-    ctf_variables,
-    optics_variables,
-    read_text,
-    section_names,
-    whole,
-)  # fmt: skip
+from cryoflow.io.programs.border import ctf_variables, optics_variables, section_names
 from cryoflow.io.programs.frealign_par import FIRST, LAYOUTS, fixed_lines, free_lines, parse_par, said_in
+from cryoflow.io.programs.plain_text import read_text, whole
 from cryoflow.io.sources.address import folder_of
 from cryoflow.io.star.relion import text
 from cryoflow.kernels.rotation import euler_to_matrix, matrix_to_euler

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
-from cryoflow.io.programs.border import number_rows, row_numbers
+from cryoflow.io.programs.plain_text import number_rows, row_numbers
 
 __all__ = ["FIRST", "LAYOUTS", "fixed_lines", "free_lines", "parse_par", "said_in"]
 

@@ -24,7 +24,8 @@ from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.given import DEFAULTS, ReadOptions, given_optics
 from cryoflow.io.images.new_stack import particles_to_write
 from cryoflow.io.particle_table import check_pixel_sizes, stack_beside, with_stack
-from cryoflow.io.programs.border import optics_variables, section_names, whole
+from cryoflow.io.programs.border import optics_variables, section_names
+from cryoflow.io.programs.plain_text import whole
 from cryoflow.io.programs.spider_doc import matrix_to_spider, read_spider_doc, spider_to_matrix, write_spider_doc
 from cryoflow.options import takes
 from cryoflow.schema import require, validate

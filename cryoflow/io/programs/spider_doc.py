@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
-from cryoflow.io.programs.border import coordinate_set, read_text, row_numbers
+from cryoflow.io.programs.border import coordinate_set
 from cryoflow.io.programs.frealign import frealign_to_matrix, matrix_to_frealign
+from cryoflow.io.programs.plain_text import read_text, row_numbers
 
 if TYPE_CHECKING:
     import pandas as pd

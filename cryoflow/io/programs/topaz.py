@@ -14,7 +14,8 @@ import xarray as xr
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
-from cryoflow.io.programs.border import coordinate_set, finite, names_of, read_text
+from cryoflow.io.programs.border import coordinate_set, names_of
+from cryoflow.io.programs.plain_text import finite, read_text
 from cryoflow.schema import require
 
 __all__ = ["read_topaz", "write_topaz"]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError, ParameterError
 from cryoflow.io.files import atomic
-from cryoflow.io.programs.border import ctf_variables, number, optics_variables
+from cryoflow.io.programs.border import ctf_variables, optics_variables
+from cryoflow.io.programs.plain_text import number
 from cryoflow.io.programs.xml_events import Item, read_xml
 from cryoflow.io.sources.source import read_all
 from cryoflow.io.star.relion import text
