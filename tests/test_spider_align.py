@@ -181,6 +181,7 @@ def test_the_pixel_size_is_asked_for(tmp_path: Path) -> None:
         read_spider_alignment(tmp_path / "a.doc")
 
 
-def test_mutated_documents(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_documents(tmp_path: Path, count: int) -> None:
     target = on_file(lambda path: read_spider_alignment(path, pixel_size=1.0), ".doc", tmp_path)
-    fuzz(target, [DOC.encode()], 60, seed=0)
+    fuzz(target, [DOC.encode()], count, seed=0)
