@@ -53,7 +53,7 @@ def write_set(folder: Path, stacks: int, particles: int, box: int) -> Path:
         for name in names:
             micrograph = name.replace("mrcs", "mrc")
             file.writelines(
-                f"{j + 1:06d}@{name} {micrograph} {j}.5 {2 * j}.25 {j % 360}.0 {j % 180}.0 0.5 1.25 -2.5 "
+                f"{j + 1:06d}@{name} {micrograph} {j}.5 {2 * j}.25 {j % 360 - 179.5} {j % 180}.5 0.5 1.25 -2.5 "
                 f"{15000 + j}.1 {14800 + j}.2 45.0 1\n" for j in range(particles)
             )  # fmt: skip
     return star
@@ -77,8 +77,9 @@ def memory() -> float:
 
 
 def peak() -> float:
-    """Largest memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    """Largest memory of this process so far, libraries and all, MB (``ru_maxrss`` would count its parent's)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
 def open_set(address: str, stage: str, pipe: Connection) -> None:
@@ -97,7 +98,7 @@ def open_set(address: str, stage: str, pipe: Connection) -> None:
         small = Path(name)
         write_stack(small / "p.mrcs", xr.DataArray(np.ones((1, 8, 8)), dims=("particle", "y", "x")), pixel_size=2)
         text = "_rlnImageName\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n_rlnVoltage\n"
-        rows = "1@p.mrcs 1 2 3 300\n" * 30_000  # enough for the compiled reader
+        rows = "1@p.mrcs 1 2 3 300\n" * 30_000  # a large table
         (small / "p.star").write_text(f"data_\nloop_\n{text}{rows}")
         read_particles(small / "p.star", pixel_size=2.0)
     _manager(address)
@@ -107,10 +108,10 @@ def open_set(address: str, stage: str, pipe: Connection) -> None:
     if ds is None:
         ds = read_particles(address, images=stage == "all")
     else:
-        names, file, section = image_numbers(ds.image_name.values.tolist(), address)
+        names, file, section = image_numbers(ds.image_name, address)
         ds = attach_images(ds, names, file, section, where=address, base=folder_of(address))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    pipe.send((ds.sizes["particle"], cpu, wall, memory() - before, peak() - before, loaded))
+    pipe.send((ds.sizes["particle"], cpu, wall, memory() - before, peak() - before, peak(), loaded))
 
 
 def measured(address: str, stage: str, title: str) -> None:
@@ -119,9 +120,9 @@ def measured(address: str, stage: str, title: str) -> None:
     child = context.Process(target=open_set, args=(address, stage, there))
     child.start()
     there.close()
-    rows, cpu, wall, kept, most, loaded = here.recv()
+    rows, cpu, wall, kept, most, whole, loaded = here.recv()
     child.join()
-    figures = f"{cpu:8.2f}{wall:8.2f}{kept:9.0f}{max(kept, most):9.0f}{loaded[0]:8.2f}{loaded[1]:6.0f}"
+    figures = f"{cpu:8.2f}{wall:8.2f}{kept:9.0f}{max(kept, most):9.0f}{whole:9.0f}{loaded[0]:8.2f}{loaded[1]:6.0f}"
     print(f"{title:34}{rows:>10}{figures}", flush=True)
 
 
@@ -132,7 +133,8 @@ def main(stacks: int, particles: int, box: int) -> None:
         size = star.stat().st_size / 1e6
         print(f"{stacks} stacks of {particles} images of {box} x {box}; STAR file of {size:.0f} MB")
         print(f"{FIGURES}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        print(f"{'':34}{'particles':>10}{'CPU s':>8}{'wall s':>8}{'kept MB':>9}{'peak MB':>9}   libraries: CPU s, MB")
+        heads = f"{'particles':>10}{'CPU s':>8}{'wall s':>8}{'kept MB':>9}{'peak MB':>9}{'process':>9}"
+        print(f"{'':34}{heads}   libraries: CPU s, MB")
         here, there = context.Pipe()
         server = context.Process(target=serve, args=(folder, there), daemon=True)
         server.start()

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import scipy.fft
 
 __all__ = ["array_module", "fft_module", "is_device", "to_device", "to_host"]
 
@@ -38,6 +37,8 @@ def fft_module(*arrays: Any) -> ModuleType:
         import cupyx.scipy.fft
 
         return cupyx.scipy.fft  # type: ignore[no-any-return]
+    import scipy.fft  # 16 MB that readers of tables, which turn Euler angles, do without
+
     return scipy.fft
 
 

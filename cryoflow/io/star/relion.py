@@ -96,6 +96,8 @@ def _number(
 
 
 def _whole(table: pd.DataFrame, label: str, where: str) -> NDArray[np.int32] | NDArray[np.int64]:
+    if table[label].dtype == np.int32:
+        return np.array(table[label])
     values = _number(table, label, where)
     bad = np.flatnonzero((np.rint(values) != values) | (np.abs(values) > 2.0**53))
     if len(bad):
@@ -115,11 +117,11 @@ def from_tables(rows: pd.DataFrame, optics: pd.DataFrame, *, dim: str, where: st
     if "star_file" in rows.attrs:
         ds.attrs["star_file"] = rows.attrs["star_file"]
     _optics(ds, optics, f"{where}, block data_optics")
-    index = {int(group): i for i, group in enumerate(_whole(optics, "rlnOpticsGroup", where))}
-    distinct, inverse = np.unique(_whole(rows, "rlnOpticsGroup", where), return_inverse=True)
-    ds["optics_group"] = (dim, np.array([index[int(g)] for g in distinct], np.int32)[inverse])
+    numbers = _whole(optics, "rlnOpticsGroup", where)
+    ds["optics_group"] = (dim, _places(_whole(rows, "rlnOpticsGroup", where), numbers))
     _drop(rows, {"rlnOpticsGroup"})
-    _drop(rows, _pose(ds, rows, dim, where))
+    _drop(rows, _rotation(ds, rows, dim, where))
+    _drop(rows, _shift(ds, rows, dim, where))
     _drop(rows, _defocus(ds, rows, dim, where))
     if {"rlnCoordinateX", "rlnCoordinateY"} <= set(rows.columns):
         xy = [_number(rows, f"rlnCoordinate{a}", where, copy=False) for a in "XY"]
@@ -139,6 +141,16 @@ def from_tables(rows: pd.DataFrame, optics: pd.DataFrame, *, dim: str, where: st
     if "half" in ds and not set(np.unique(ds.half)) <= {0, 1, 2}:
         raise FormatError(where, expected="_rlnRandomSubset of 0, 1 or 2", found=f"{np.unique(ds.half).tolist()}")
     return ds
+
+
+def _places(groups: NDArray[Any], numbers: NDArray[Any]) -> NDArray[np.int32]:
+    """Where each row's group is among the optics groups' numbers, all of which are there."""
+    order = np.argsort(numbers)
+    out = np.empty(len(groups), np.int32)
+    for first in range(0, len(out), _ROWS):
+        piece = slice(first, first + _ROWS)
+        out[piece] = order[np.searchsorted(numbers, groups[piece], sorter=order)]
+    return out
 
 
 def _drop(table: pd.DataFrame, labels: set[str]) -> None:
@@ -197,14 +209,18 @@ def _coefficients(column: pd.Series[Any], where: str) -> NDArray[np.float64]:
     return out
 
 
-def _pose(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[str]:
+def _rotation(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[str]:
+    if not {"rlnAngleRot", "rlnAngleTilt"} <= set(rows.columns):  # psi alone is a hint of a picker, not a pose
+        return set()
+    angles = [_number(rows, a, where, copy=False) if a in rows else np.zeros(len(rows)) for a in _ANGLES]
+    ds["rotation"] = ((dim, "row", "col"), _rotations(*angles))
+    if not _usual(*angles):
+        ds["source_angles"] = ((dim, "angle"), np.stack(angles, axis=1))
+    return set(_ANGLES)
+
+
+def _shift(ds: xr.Dataset, rows: pd.DataFrame, dim: str, where: str) -> set[str]:
     taken: set[str] = set()
-    if {"rlnAngleRot", "rlnAngleTilt"} <= set(rows.columns):  # psi alone is a hint of a picker, not a pose
-        angles = [_number(rows, a, where, copy=False) if a in rows else np.zeros(len(rows)) for a in _ANGLES]
-        ds["rotation"] = ((dim, "row", "col"), _rotations(*angles))
-        if not _usual(*angles):
-            ds["source_angles"] = ((dim, "angle"), np.stack(angles, axis=1))
-        taken |= set(_ANGLES)
     for labels, in_pixels in ((("rlnOriginXAngst", "rlnOriginYAngst"), False), (("rlnOriginX", "rlnOriginY"), True)):
         if set(labels) <= set(rows.columns) and "shift" not in ds:
             shift = np.stack([_number(rows, label, where, copy=False) for label in labels], axis=1)

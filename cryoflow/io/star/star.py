@@ -97,10 +97,10 @@ def _read(text: StarBytes, where: str) -> dict[str, pd.DataFrame]:
         survey = _survey(text, where)
     heads = survey.heads
     if not heads:
-        first = text.read(survey.begin, survey.begin + 40)
+        top = text.read(survey.begin, survey.begin + 40)
         empty = not any(text.read(at, at + text.window).strip() for at in range(0, text.size, text.window))
         raise FormatError(where, expected="a STAR file with at least one data_ block",
-                          found="an empty file" if empty else f"text starting with {first!r}")  # fmt: skip
+                          found="an empty file" if empty else f"text starting with {top!r}")  # fmt: skip
     blocks: dict[str, pd.DataFrame] = {}
     before = survey.begin
     for (name, begin, line), (_, _, stop) in zip(heads, [*heads[1:], ("", 0, text.size)], strict=True):

@@ -113,7 +113,8 @@ def read_numbers(data: NDArray[np.uint8], begin: NDArray[np.int64], end: NDArray
     value.view(np.uint64)[...] ^= negative.astype(np.uint64) << _U(63)
     integer = mantissa.view(np.int64)
     np.negative(integer, out=integer, where=negative)
-    return Numbers(*(found.reshape(shape) for found in (value, integer, whole, padded, odd)))
+    flat = value, integer, whole, padded, odd
+    return Numbers(*(np.asarray(found).reshape(shape) for found in flat))
 
 
 def _decimal(

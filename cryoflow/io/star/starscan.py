@@ -84,10 +84,10 @@ def _add_numbers(columns: dict[int, _NumberColumn], piece: Piece) -> None:
         rows = slice(first, first + step)
         begin, end = (words[rows].take(numbers, axis=1) for words in (piece.begin, piece.end))
         found = read_numbers(piece.data, begin, end)
-        odd, whole = found.odd.any(axis=0).tolist(), found.whole.all(axis=0).tolist()
-        padded = found.padded.any(axis=0).tolist()
+        odd, padded = (np.any(flags, axis=0) for flags in (found.odd, found.padded))
+        whole = np.all(found.whole, axis=0)
         for at, i in enumerate(numbers):
-            columns[i].plain &= not padded[at]
+            columns[i].plain &= not bool(padded[at])
             value, integer = found.value[:, at], found.integer[:, at]
             if not odd[at]:
                 columns[i].add(value, integer if whole[at] else None)

@@ -83,7 +83,8 @@ class WordBuilder:
         if self._numbered:
             self._number.add(number)
             self._digits.add(digits)
-        return begin + digits + (digits > 0)
+        rest: NDArray[np.int64] = begin + digits + (digits > 0)
+        return rest
 
     def _add_codes(
         self, data: NDArray[np.uint8], begin: NDArray[np.int64], end: NDArray[np.int64], size: NDArray[np.int64]

@@ -62,7 +62,8 @@ class Words:
     def take(self, rows: NDArray[Any] | slice) -> Words:
         """Some rows; the words kept are shared."""
         codes = np.arange(len(self), dtype=np.int32)[rows] if self.codes is None else self.codes[rows]
-        number, digits = (None if array is None else array[rows] for array in (self.number, self.digits))
+        number = None if self.number is None else self.number[rows]
+        digits = None if self.digits is None else self.digits[rows]
         return Words(self.letters, self.offsets, codes, number, digits)
 
     def kept(self) -> Words:
