@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,17 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = cryoflow.nonsense
+
+
+def test_table_and_inspect_load_no_compiler_and_no_workflow(tmp_path: Path) -> None:
+    """Compiled loops, workflows and their models belong to other commands."""
+    (tmp_path / "p.star").write_text("data_\nloop_\n_rlnImageName\n_rlnPixelSize\n1@p.mrcs 1.5\n")
+    for words in (["table", "p.star"], ["inspect", "p.star"]):
+        code = (
+            f"import sys; sys.argv = ['cryoflow', *{words}]\nfrom cryoflow.cli.app import main\n"
+            "try:\n    main()\nexcept SystemExit:\n    pass\nprint('LOADED', *sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+        loaded = set(done.stdout.partition("LOADED")[2].split())
+        assert "xarray" in loaded
+        assert not loaded & {"numba", "psutil", "distributed", "matplotlib", "zarr", "cryoflow.workflow.model"}

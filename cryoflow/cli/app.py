@@ -6,6 +6,7 @@ be used; 4 a computation that failed; 5 a resource that is missing or full; 130 
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
@@ -95,17 +96,16 @@ def common(
         os.environ["CRYOFLOW_DEBUG"] = "1"
 
 
+_ROOMS = ("catalog", "convert", "import_data", "inspect", "reprocess", "run", "stages", "table")
+# commands that answer without the libraries of the others
+_ALONE = {"catalog": "catalog", "convert": "convert", "import": "import_data", "inspect": "inspect", "table": "table"}
+
+
 def main() -> None:
     """Run the command; an error of use ends it with one line and its exit code."""
-    import cryoflow.cli.catalog
-    import cryoflow.cli.convert
-    import cryoflow.cli.import_data
-    import cryoflow.cli.inspect
-    import cryoflow.cli.reprocess
-    import cryoflow.cli.run
-    import cryoflow.cli.stages
-    import cryoflow.cli.table  # noqa: F401 - registers its commands
-
+    word = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    for module in [_ALONE[word]] if word in _ALONE else _ROOMS:
+        importlib.import_module(f"cryoflow.cli.{module}")
     try:
         app()
     except (CryoflowError, KeyboardInterrupt) as error:

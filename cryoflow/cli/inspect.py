@@ -15,9 +15,7 @@ __all__ = ["inspect"]
 
 @app.command()
 def inspect(
-    address: Annotated[
-        str, typer.Argument(metavar="PATH_OR_URL", help="Any file, folder, 'pattern', store or URL")
-    ],
+    address: Annotated[str, typer.Argument(metavar="PATH_OR_URL", help="Any file, folder, 'pattern', store or URL")],
     full: Annotated[bool, typer.Option("--full", help="Look at every image and file, not at a sample")] = False,
     thumbnail: Annotated[Path | None, typer.Option(help="Write a picture of it to this PNG")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
@@ -28,6 +26,7 @@ def inspect(
 
     Ends with 0 where no error was found (warnings and notes may be), else with 3.
     """
+    import cryoflow.cli.import_data  # noqa: F401 - its options are those that remedies name
     from cryoflow.workflow.inspection import inspect_data
 
     found = inspect_data(address, full=full, format=format, root=root)
