@@ -364,6 +364,20 @@ def test_the_table_of_the_data_is_up_to_date(data: Path) -> None:
     assert page == generate(data), "run: python tests/data_table.py"
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("data_x\n", "block data_x is empty"),
+        ("data_general\n_rlnA 1\ndata_z\nloop_\n_rlnB\n", "block data_z has labels but no rows"),
+        ("data_optics\nloop_\n_rlnOpticsGroup\n1\ndata_particles\n", "block data_particles is empty"),
+    ],
+)
+def test_a_star_file_cut_after_a_block_begins_is_not_whole(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "a.star").write_text(text)
+    found = [f for f in inspect_data(tmp_path / "a.star").findings if f.severity == "warning"]
+    assert [(f.what, f.remedy.split(":")[0]) for f in found] == [(says, "The file may be cut off there")]
+
+
 def test_folders_tell_maps_tables_and_images_apart(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "maps").mkdir()

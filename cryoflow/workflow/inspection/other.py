@@ -21,11 +21,23 @@ def inspect_tables(entry: Format, out: Inspection) -> None:
     value = named(entry.read or "")(out.address)
     if isinstance(value, dict):
         out.facts["blocks"] = _blocks(value)
+        _empty_blocks(value, out)
     elif hasattr(value, "sizes"):
         out.facts["dims"] = ", ".join(f"{k} {v}" for k, v in value.sizes.items())
         out.facts["columns"] = ", ".join(map(str, list(value.variables)[:20]))
     else:
         out.facts["rows"] = len(value)
+
+
+def _empty_blocks(tables: dict[str, Any], out: Inspection) -> None:
+    """Tell blocks without a row; where the last one is, the file may have been cut off there."""
+    empty = [name for name, table in tables.items() if len(table) == 0]
+    cut = "The file may be cut off there: write or copy it again." if empty and empty[-1] == list(tables)[-1] else ""
+    for name in empty[:5]:
+        what = "has labels but no rows" if len(tables[name].columns) else "is empty"
+        out.add("warning", out.address, f"block data_{name} {what}", cut if name == empty[-1] else "")
+    if len(empty) > 5:
+        out.add("warning", out.address, f"{len(empty)} blocks have no rows", cut)
 
 
 def _blocks(tables: dict[str, Any]) -> dict[str, str]:
