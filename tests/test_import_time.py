@@ -78,4 +78,4 @@ def test_table_and_inspect_load_no_compiler_and_no_workflow(tmp_path: Path) -> N
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
         loaded = set(done.stdout.partition("LOADED")[2].split())
         assert "xarray" in loaded
-        assert not loaded & {"numba", "psutil", "distributed", "matplotlib", "zarr", "cryoflow.workflow.model"}
+        assert not loaded & {"numba", "distributed", "matplotlib", "zarr", "cryoflow.workflow.model"}
