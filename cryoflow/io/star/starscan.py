@@ -47,18 +47,23 @@ def scan_rows(
         for piece in pieces(text, start, stop, len(columns), marks=marks):
             if isinstance(piece, BadRow):
                 return piece
-            numeric = [i for i in wanted if isinstance(columns[i], _NumberColumn)]
-            _add_numbers({i: columns[i] for i in numeric}, piece)  # type: ignore[misc]
-            for i in wanted:
-                column = columns[i]
-                if isinstance(column, _NumberColumn) and column.text and rows == 0:
-                    columns[i] = column = WordBuilder(room)
-                if isinstance(column, WordBuilder):
-                    column.add(piece.data, piece.begin[:, i], piece.end[:, i])
+            _add(columns, wanted, piece, room if rows == 0 else None)
             rows += len(piece.begin)
         for i in wanted:
             out[i], columns[i] = _settled(columns[i], room)
     return out  # type: ignore[return-value]
+
+
+def _add(columns: list[_NumberColumn | WordBuilder], wanted: list[int], piece: Piece, room: int | None) -> None:
+    """Append rows to the columns that are ``wanted``; of the first ones ``room`` tells those that can begin as text."""
+    numeric = {i: column for i in wanted if isinstance(column := columns[i], _NumberColumn)}
+    _add_numbers(numeric, piece)
+    for i in wanted:
+        if room is not None and i in numeric and numeric[i].text:
+            columns[i] = WordBuilder(room)
+        column = columns[i]
+        if isinstance(column, WordBuilder):
+            column.add(piece.data, piece.begin[:, i], piece.end[:, i])
 
 
 def _settled(
