@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from test_cli import command
 
 from cryoflow.errors import ParameterError, ResourceError
 from cryoflow.workflow.campaign import reprocess
@@ -142,6 +143,12 @@ def test_stages_that_were_finished_before_a_failure_are_not_done_again(tmp_path:
     (row,) = reprocess([path], output=tmp_path / "campaign", until="micrographs")
     assert (row.state, row.stage) == ("finished", "micrographs")
     assert record.stat().st_mtime_ns == before
+    # the run of an entry that only its file knows goes on by itself, wherever the command is given
+    ended = command("run", str(tmp_path / "campaign/a/workflow.yaml"), "-o", str(tmp_path / "campaign/a"), "--until",
+                    "micrographs", folder=tmp_path)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert record.stat().st_mtime_ns == before
+    assert command("report", str(tmp_path / "campaign")).returncode == 2  # a campaign is no run
 
 
 def test_a_process_that_dies_is_told_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,10 +231,11 @@ def test_stores_and_folders(tmp_path: Path) -> None:
     assert "look like micrometres" in said(found, "error")
     star(tmp_path)
     cut(tmp_path / "c.mrcs")
-    (tmp_path / "empty.txt").touch()
+    (tmp_path / "empty.mrcs").touch()
+    (tmp_path / "run.err").touch()  # a good sign
     folder = inspect_data(tmp_path)
     assert folder.kind == "folder"
-    assert folder.facts["by suffix"][".mrcs"] == 3
+    assert folder.facts["by suffix"][".mrcs"] == 4
     assert "p.zarr" in folder.facts["stores"]
     assert "truncated" in said(folder, "error")
     assert "1 files are empty" in said(folder, "warning")

@@ -151,4 +151,6 @@ def report(run: Run) -> None:
     """Write report.html of a run's folder."""
     from cryoflow.display.report import report as write_report
 
+    if not (run / "workflow.yaml").is_file():
+        raise ParameterError("report", expected="the folder of a run (with its workflow.yaml)", found=str(run))
     typer.echo(str(write_report(run)))

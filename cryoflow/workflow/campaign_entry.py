@@ -27,6 +27,7 @@ GRACE = 10.0  # seconds between being interrupted and being ended
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Fetch what is missing (if asked to), then run the entry's workflow; returns its figures."""
+    from cryoflow.workflow.check import check_files
     from cryoflow.workflow.execute import run
 
     root = Path(job["root"]) if job["root"] is not None else None
@@ -36,10 +37,13 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         root = root or Path(job["output"]).parent / "data"
         _fetch(workflow, root, catalog, job["limit"])
     settings = job["settings"] if job["limit"] is None else _limited(job, root, catalog)
+    workflow = load_workflow(job["source"], settings=settings, catalog=catalog)
+    if workflow.entry is not None and catalog is not None:
+        # with its files found the run stands alone, for commands that know nothing of this catalog
+        workflow = check_files(workflow, root=root).model_copy(update={"entry": None})
     return run(
-        load_workflow(job["source"], settings=settings, catalog=catalog), output=job["output"], root=root,
-        cluster=job["cluster"], until=job["until"], progress=False,
-    )  # fmt: skip
+        workflow, output=job["output"], root=root, cluster=job["cluster"], until=job["until"], progress=False
+    )
 
 
 def _fetch(workflow: Workflow, root: Path, catalog: Path | None, limit: int | None) -> None:

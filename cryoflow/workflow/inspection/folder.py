@@ -22,6 +22,7 @@ __all__ = ["inspect_folder"]
 _ENTRIES = 20_000
 _NAMED = 200  # tables that are looked into
 _IMAGES = (".mrc", ".mrcs", ".map", ".ccp4", ".st", ".stk", ".ali", ".tif", ".tiff", ".eer")
+_LOGS = (".log", ".out", ".err", ".txt", ".lock", "")  # empty by right
 _TABLES = (".star", ".cs", ".csg", ".par", ".xmd", ".lst", ".cistem", ".cbox", ".box")
 
 
@@ -40,7 +41,7 @@ def inspect_folder(out: Inspection, *, full: bool) -> None:
         return
     out.facts["by suffix"] = dict(Counter(p.suffix.lower() or "none" for p in files).most_common(12))
     out.facts["bytes"] = human_bytes(sum(_size(p) for p in files))
-    empty = [p for p in files if _size(p) == 0]
+    empty = [p for p in files if p.suffix.lower() not in _LOGS and _size(p) == 0]
     if empty:
         out.add("warning", str(empty[0].relative_to(folder)), f"{len(empty)} files are empty", "Copy them again.")
     stores = sorted({p.parent for p in files if p.name == "zarr.json" and p.parent.suffix == ".zarr"})
