@@ -3,8 +3,8 @@
     python benchmarks/bench_star.py [rows] [rows for starfile]
 
 CPU seconds of one thread for 14 columns (two of them text, two whole numbers); the page cache is warm and the libraries
-are loaded (loading Numba and the compiled reader, once a process, is told by itself). starfile runs on fewer rows and
-is scaled. The figures to reach at a million rows: read under 3, write under 5, query under 1.
+are loaded. starfile runs on fewer rows and is scaled. The figures to reach at a million rows: read under 3, write under
+5, query under 1.
 """
 
 from __future__ import annotations
@@ -61,10 +61,8 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 def main(rows: int, fewer: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         small, large, out = (Path(folder) / name for name in ("small.star", "large.star", "out.star"))
-        before = time.process_time()
-        write_star(small, table(50_000))
+        write_star(small, table(50_000))  # libraries are loaded
         read_star(small)
-        print(f"loading Numba and the compiled reader, once a process: {time.process_time() - before:.2f} CPU-s\n")
         blocks = table(rows)
         results: list[tuple[str, str, float]] = []
 
