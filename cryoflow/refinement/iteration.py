@@ -117,7 +117,7 @@ def iterate_once(state: State, c: Context) -> State:
     moved = rows["shift"] - state["shift"]
     shift_change = float(np.sqrt(np.mean((moved**2).sum(axis=-1)) / 2)) / c.pixel_size
     accuracy = _accuracy(volumes, state, rows, samples, schedule.radius, c.rng(iteration, 2), c)
-    resolution, radius = next_radius(maximised["ssnr"].max(axis=0), maximised["fsc"], schedule.radius, c.box)
+    resolution, radius = next_radius(maximised["ssnr"].max(axis=0), c.box)
     variance = float(sums["shift2"].sum() / max(2 * sums["particles"].sum(), 1))
     following = advance(
         schedule, s, resolution=resolution, radius=radius, angle_change=angle_change, shift_change=shift_change,
