@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from cryoflow.cli.app import exit_code
 from cryoflow.errors import ComputeError, FormatError, ParameterError, ResourceError, SchemaError, StoreError
+from cryoflow.io import write_map
 
 
 def command(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -217,3 +219,23 @@ def test_errors_name_the_options_of_the_command(data: Path, tmp_path: Path) -> N
     assert "Give --pixel-size in angstrom, or --option detector_pixel= in micrometre." in ended.stderr
     ended = command("table", str(data / "particles/relion31.6opticsgroups.star"), folder=tmp_path)
     assert "or pass --mixed-pixel-sizes." in ended.stderr
+
+
+def test_places_that_cannot_be_written_end_with_one_line(tmp_path: Path) -> None:
+    write_map(tmp_path / "m.mrc", np.ones((8, 8, 8), "f4"), pixel_size=2.0)
+    for words in (["import", "m.mrc", "-o", "/proc/m.zarr"], ["convert", "m.mrc", "/proc/none/m.spi"],
+                  ["inspect", "m.mrc", "--thumbnail", "/proc/m.png"]):  # fmt: skip
+        ended = command(*words, folder=tmp_path)
+        assert ended.returncode == 5
+        assert "/proc/" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_pixel_size_is_above_nothing(tmp_path: Path) -> None:
+    write_map(tmp_path / "m.mrc", np.ones((8, 8, 8), "f4"), pixel_size=2.0)
+    (tmp_path / "s.mrcs").write_bytes((tmp_path / "m.mrc").read_bytes())
+    for name, code in (("m.mrc", 3), ("s.mrcs", 2)):
+        ended = command("import", name, "-o", "a.zarr", "--pixel-size", "-3", folder=tmp_path)
+        assert (ended.returncode, "-3" in ended.stderr) == (code, True), ended.stderr
+    ended = command("table", "s.mrcs", "-o", "o.xyz", folder=tmp_path)
+    assert "give --to of these" in ended.stderr

@@ -53,7 +53,7 @@ def exit_code(error: BaseException) -> int:
 
 
 # Python's arguments that a command calls by another name, and those of readers that go through --option
-_NAMES = {"box_size": "box", "reads.format": "format_in", "writes.format": "format_out"}
+_NAMES = {"box_size": ("box",), "reads.format": ("format_in", "format"), "writes.format": ("format_out", "to")}
 _OTHERS = ("anisotropic", "detector_pixel", "flip_y", "fractions", "frames_per_fraction", "passthrough", "shift_unit",
            "signed", "upsampling", "volume")  # fmt: skip
 
@@ -69,8 +69,9 @@ def as_options(message: str, command: str | None = None) -> str:
     doing = "writes" if message.startswith(("write_", "save_")) else "reads"
 
     def option(found: re.Match[str]) -> str:
-        value, names = found[2], (found[1], _NAMES.get(f"{doing}.{found[1]}"), _NAMES.get(found[1]))
-        name = next((n for n in names if n in options), None) or str(found[1])
+        value = found[2]
+        names = (*_NAMES.get(f"{doing}.{found[1]}", ()), *_NAMES.get(found[1], ()), str(found[1]))
+        name = next((n for n in names if n in options), names[-1])
         if name in options:
             return f"--{'no-' if value == 'False' else ''}{name.replace('_', '-')}"
         return f"--option {name}={value.lower()}" if "option" in options and name in _OTHERS else found[0]
@@ -108,6 +109,16 @@ def main() -> None:
         importlib.import_module(f"cryoflow.cli.{module}")
     try:
         app()
+    except BrokenPipeError:  # `cryoflow ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if os.environ.get("CRYOFLOW_DEBUG"):
+            raise
+        where = error.filename if isinstance(error.filename, str) else "the operating system"
+        told = ResourceError(where, expected="a file or folder that can be used", found=error.strerror or str(error))
+        sys.stderr.write(f"cryoflow: {told}\n")
+        sys.exit(exit_code(told))
     except (CryoflowError, KeyboardInterrupt) as error:
         if os.environ.get("CRYOFLOW_DEBUG"):
             raise

@@ -55,6 +55,8 @@ def open_images(
             address, expected="square pixels", found=f"{across:g} x {along:g} angstrom in its header",
             remedy="Give pixel_size= if the header is wrong.",
         )  # fmt: skip
+    if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
+        raise ParameterError(address, expected="pixel_size above 0", found=f"{pixel_size:g}")
     size = across if pixel_size is None else float(pixel_size)
     name = address.replace("\\", "/").rpartition("/")[2]
     ds = xr.Dataset({

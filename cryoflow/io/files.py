@@ -14,14 +14,20 @@ __all__ = ["atomic", "disk_errors", "inside"]
 
 # no space left, over quota, file larger than allowed
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
-    """Turn the operating system's "no space" errors into a ``ResourceError`` that names ``path``."""
+    """Turn the operating system's "no space" and "not allowed" into a ``ResourceError`` that names ``path``."""
     try:
         yield
     except OSError as error:
+        if error.errno in _DENIED:
+            raise ResourceError(
+                str(path), expected="a place that can be written to", found=os.strerror(error.errno or 0),
+                remedy="Choose another output folder.",
+            ) from error  # fmt: skip
         if error.errno not in _FULL:
             raise
         raise ResourceError(

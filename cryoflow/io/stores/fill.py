@@ -116,7 +116,7 @@ def filling(
     partial = path.with_name(f"{path.name}.partial")
     if path.exists() and not overwrite:
         raise StoreError(str(path), expected="a new name", found="an existing store",
-                         remedy="Choose another with -o, or pass overwrite=True (--overwrite).")  # fmt: skip
+                         remedy="Choose another name, or pass overwrite=True.")  # fmt: skip
     validate(ds, f"import to {path}")
     ds, encoding = prepare(ds, chunk_bytes, image_dtype, str(path))
     bulk = {str(n) for n, v in ds.variables.items() if is_bulk(v) and v.chunks is not None}

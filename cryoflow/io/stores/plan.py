@@ -52,7 +52,7 @@ def goes_on(partial: Path, plan: Mapping[str, Any], restart: bool) -> bool:
         differs = ", ".join(k for k in plan if plan[k] != there.get(k)) or "its folder"
         raise StoreError(
             str(partial), expected="an unfinished store of the same source and options", found=f"another ({differs})",
-            remedy="Give the options of the first run, choose another name, or pass restart=True (--restart).",
+            remedy="Give the options of the first run, choose another name, or pass restart=True.",
         )  # fmt: skip
     for item in partial.iterdir():
         if item.is_dir():
