@@ -154,7 +154,9 @@ def test_maps_go_to_formats_that_hold_volumes(tmp_path: Path) -> None:
 
 def test_other_tables_of_star_files(tmp_path: Path) -> None:
     (tmp_path / "mtf.star").write_text("data_\nloop_\n_rlnResolutionInversePixel\n_rlnMtfValue\n0 1\n0.5 0.4\n")
-    convert(tmp_path / "mtf.star", tmp_path / "o.star")
+    assert convert(tmp_path / "mtf.star", tmp_path / "o.star").rows == 2
+    with pytest.raises(ParameterError, match=r"such tables; .* these: star"):
+        convert(tmp_path / "mtf.star", tmp_path / "o.cs")
     assert open_data(tmp_path / "o.star")[""].rlnMtfValue.tolist() == [1, 0.4]
 
 
@@ -165,6 +167,7 @@ def test_a_table_of_micrographs_is_checked_without_them(tmp_path: Path) -> None:
     ended = command("convert", "mics", "m.star", *options, folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "relative to" in ended.stderr
+    assert "--root" not in ended.stderr  # which tables of micrographs do not take
 
 
 def test_options_that_only_some_formats_have(tmp_path: Path) -> None:

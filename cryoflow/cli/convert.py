@@ -65,7 +65,7 @@ def convert(
     typer.echo(f"{output}: {done.rows} row{'' if done.rows == 1 else 's'}, {done.source} to {done.target}")
     if done.lost:
         typer.echo(f"warning: {done.target} does not hold: {', '.join(done.lost)}", err=True)
-    told = far_from_images(done.files, source, output, root=root)
+    told = far_from_images(done.files, source, output, root=root, rooted=done.target != "relion-micrographs")
     if told:
         typer.echo(told, err=True)
     for name, most in done.altered.items():

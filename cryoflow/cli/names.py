@@ -17,12 +17,14 @@ def refuse_existing(*paths: Path | None, overwrite: bool) -> None:
             raise ParameterError(str(path), expected="a new file", found="one that exists", remedy="Pass --overwrite.")
 
 
-def far_from_images(names: Sequence[str], source: str, output: Path, *, root: str | None = None) -> str | None:
+def far_from_images(
+    names: Sequence[str], source: str, output: Path, *, root: str | None = None, rooted: bool = True
+) -> str | None:
     """What to tell the user of a table at ``output`` whose names lead to images only from where ``source`` lies.
 
-    ``names`` are some of its image files, as the table has them. They stay as they are, relative to their project, as
-    RELION has them, and find their images from ``output`` if one of its folders (four above it at most) is that
-    project. ``None`` where they do, or where nothing was found at all.
+    ``names`` are some of its image files, as the table has them; ``rooted``: its readers can be told a root. They stay
+    as they are, relative to their project, as RELION has them, and find their images from ``output`` if one of its
+    folders (four above it at most) is that project. ``None`` where they do, or where nothing was found at all.
     """
     from cryoflow.io.sources.address import folder_of, folders_above
     from cryoflow.io.sources.source import is_remote, normal
@@ -41,6 +43,6 @@ def far_from_images(names: Sequence[str], source: str, output: Path, *, root: st
         if not lies:
             return None
     return (
-        f"note: image names in {output} are relative to {lies}, which is not above it: write it there, or read it with "
-        f"--root {lies} (RELION: work from there)"
-    )
+        f"note: image names in {output} are relative to {lies}, which is not above it: write it there"
+        + f", or read it with --root {lies}" * rooted + " (RELION: work from there)"
+    )  # fmt: skip

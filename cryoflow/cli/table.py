@@ -105,7 +105,7 @@ def table(
         from cryoflow.cli.names import far_from_images
         from cryoflow.io.convert import named_files
 
-        told = far_from_images(named_files(ds), source, output, root=root)
+        told = far_from_images(named_files(ds), source, output, root=root, rooted="particle" in ds.dims)
         if told:
             typer.echo(told, err=True)
 

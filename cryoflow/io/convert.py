@@ -87,6 +87,8 @@ def convert(
                              remedy="Give pixel_size= in angstrom.")  # fmt: skip
     write_data(ds, path, format=target.name, **extra)
     rows = int(next((ds.sizes[d] for d in ("particle", "micrograph", "movie") if d in getattr(ds, "dims", ())), 1))
+    if isinstance(ds, dict):
+        rows = sum(map(len, ds.values()))
     if not isinstance(ds, xr.Dataset) or target.read is None or target.kind in ("store", "images", "map"):
         lost = _beside_images(ds, target) if target.kind == "images" else ()
         return Conversion(entry.name, target.name, rows, lost)

@@ -257,14 +257,16 @@ def _content(ds: Any) -> str:
     if not hasattr(ds, "dims"):
         return "such tables"
     rows = next((f"{d}s" for d in ("particle", "micrograph", "movie") if d in ds.dims), "")
-    return "coordinates" if "coordinate" in ds and "image_name" not in ds else rows or "a map"
+    if "coordinate" in ds and "image_name" not in ds:
+        return "coordinates"
+    return rows or ("a map" if {"z", "y", "x"} <= set(ds.dims) else "such tables")
 
 
 def _fits(ds: Any, entry: Format) -> bool:
     """Whether a format is meant for what ``ds`` holds."""
     kind = entry.kind
     if not hasattr(ds, "dims"):  # tables
-        return kind == "metadata"
+        return entry.name == "star"
     names, volume = set(getattr(ds, "variables", ())), {"z", "y", "x"} <= set(ds.dims)
     if kind == "particles":
         return "particle" in ds.dims and ("coordinate" not in names or bool({"image_name", "image"} & names))
