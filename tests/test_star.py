@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -585,3 +586,17 @@ def test_readers_of_star_leave_numba_alone(tmp_path: Path) -> None:
         f"import sys, cryoflow.io as io; io.read_particles({str(path)!r}, images=False); print('numba' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
+
+
+def test_damage_of_megabytes_is_read_in_seconds() -> None:
+    """Lines without rows, blanks before a name, quotes that never end: one pass, whatever there is of them."""
+    head = b"data_\nloop_\n_a\n_b\n"
+    began = time.process_time()
+    assert len(parse_star(head + b"\n" * 2_000_000)[""]) == 0
+    assert len(parse_star(head + b"# x\n" * 500_000 + b"1 2\n")[""]) == 1
+    assert list(parse_star(head + b"1 2\n" + b" " * 2_000_000 + b"data_x\n_c 1\n")) == ["", "x"]
+    for text, says in ((head + b'"a ' * 700_000, "more than 10002"), (b"data_\n_a " + b"1 " * 900_000, "at most 1048576"),
+                       (b"data_" + b"\n;a\n;" * 40_000, "fewer texts")):  # fmt: skip
+        with pytest.raises(FormatError, match=says):
+            parse_star(text)
+    assert time.process_time() - began < 5

@@ -23,6 +23,7 @@ _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 _REAL = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
 _SMALL = 1 << 18  # bytes of a table below which text is held as Python's
 _LABELS = 10_000  # of a block
+_LINE = 1 << 20  # bytes of a line that is no row
 _ONE = "one loop_ or one list in a block"
 _SPLIT = "Split the block in two data_ blocks."
 
@@ -44,7 +45,9 @@ def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int,
     position = start
     while position < stop:  # labels (and values, in a simple list) up to the first row of a loop
         end = text.line_end(position, stop)
-        line = text.read(position, end)
+        if end - position > _LINE and not (loop and labels):
+            raise _error(text, position, where, f"a line of at most {_LINE} bytes", f"{end - position}")
+        line = text.read(position, min(end, position + _LINE))
         words, first = words_of(line), True
         for begin, close, quoted in words:
             word = line[begin:close]
@@ -77,7 +80,7 @@ def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int,
             if value is None:
                 raise _error(text, position, where, f"a value of _{label}", "none")
             values.append(decode(line[value[0] : value[1]]))
-        position = end + 1
+        position = text.skip_empty(end + 1, stop)
     if loop:
         return pd.DataFrame({label: pd.Series([], dtype="str" if is_text(label) else "float64") for label in labels})
     table = pd.DataFrame({label: _value(label, value) for label, value in zip(labels, values, strict=True)})

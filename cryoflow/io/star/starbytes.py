@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 __all__ = ["BLANKS", "StarBytes"]
 
 BLANKS = b" \t\v\f\r"
 _WINDOW = 1 << 20
+_NOTHING = re.compile(rb"(?:[ \t\v\f\r]*+(?:#[^\n]*+)?+\n)*+")  # lines that are empty or comments
 
 
 class StarBytes:
@@ -66,11 +68,11 @@ class StarBytes:
         """First position of ``what`` from ``start`` on, wholly before ``stop``; -1 where there is none."""
         more = len(what) - 1
         while start < stop:
-            last = min(stop, start + self.window)
-            found = self.read(start, min(stop, last + more)).find(what)
+            self.read(start, min(stop, start + len(what)))  # to have it at hand
+            found = self._held.find(what, start - self._at, stop - self._at)
             if found >= 0:
-                return start + found
-            start = last
+                return self._at + found
+            start = max(start + 1, self._at + len(self._held) - more)
         return -1
 
     def line_end(self, start: int, stop: int) -> int:
@@ -78,13 +80,26 @@ class StarBytes:
         found = self.find(b"\n", start, stop)
         return stop if found < 0 else found
 
+    def skip_empty(self, start: int, stop: int) -> int:
+        """The first line from ``start`` on that may hold more than blanks or a comment."""
+        while start < stop:
+            self.read(start, start + 1)
+            match = _NOTHING.match(self._held, start - self._at, min(len(self._held), stop - self._at))
+            after = self._at + match.end() if match else start
+            if after == start:
+                break
+            start = after
+        return start
+
     def line_begin(self, at: int, first: int = 0) -> int:
         """Where the line that holds ``at`` begins if nothing but blanks lies between; -1 otherwise.
 
         The first line begins at ``first``.
         """
+        step = 64
         while at > first:
-            piece = self.read(max(first, at - 64), at)
+            piece = self.read(max(first, at - step), at)
+            step = min(2 * step, self.window)
             rest = piece.rstrip(BLANKS)
             if rest:
                 return at - len(piece) + len(rest) if rest.endswith(b"\n") else -1

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["put_fields", "take_fields"]
 
+_FIELDS, _APART = 10_000, 128  # texts in a file: as many, and one more for so many bytes
+
 
 def take_fields(data: bytes, where: str) -> tuple[bytes, dict[str, str]]:
     """``data`` with a mark in the place of each such text, and the texts by their marks; lines keep their numbers.
 
     Raises
     ------
-    FormatError : a text that does not end.
+    FormatError : a text that does not end, or more of them than any file has.
     """
     parts: list[bytes] = []
     fields: dict[str, str] = {}
@@ -39,6 +41,8 @@ def take_fields(data: bytes, where: str) -> tuple[bytes, dict[str, str]]:
             line = data.count(b"\n", 0, begin + 1) + 1
             raise FormatError(f"{where}, line {line}", expected="a line with ; to end the text",
                               found="the end of the file")  # fmt: skip
+        if len(fields) > _FIELDS + len(data) // _APART:
+            raise FormatError(where, expected="fewer texts of several lines", found=f"more than {len(fields)}")
         mark = MARK + str(len(fields)).encode() + MARK
         fields[decode(mark)] = decode(data[begin + 2 : end])
         parts.append(b"\n" + mark + b" ")
