@@ -17,7 +17,7 @@ from cryoflow.io.particles import read_particles
 READERS = [f for f in FORMATS if f.kind == "particles" and f.read]
 
 
-@pytest.mark.parametrize("reader", {f.read for f in READERS})
+@pytest.mark.parametrize("reader", sorted({f.read for f in READERS}))
 def test_every_reader_of_particles_takes_the_same_options(reader: str) -> None:
     parameters = inspect.signature(named(reader)).parameters
     assert set(ReadOptions.__annotations__) <= set(parameters)
