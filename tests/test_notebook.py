@@ -15,7 +15,8 @@ def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    # of a cell; the question that nbclient asks after the last one is now and then lost, and waited for as long
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     by_source = {cell["source"]: cell for cell in notebook.cells if cell["cell_type"] == "code"}
     refined = next(cell for source, cell in by_source.items() if "cryoflow.refine(" in source)
