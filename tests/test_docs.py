@@ -64,14 +64,11 @@ def test_commands_exist(page: Path) -> None:
     """Every ``cryoflow COMMAND`` of a page is a command."""
     from typer.main import get_command
 
-    import cryoflow.cli.catalog
-    import cryoflow.cli.inspect
-    import cryoflow.cli.reprocess
-    import cryoflow.cli.run
-    import cryoflow.cli.stages
-    import cryoflow.cli.table  # noqa: F401
     from cryoflow.cli import app
+    from cryoflow.cli.app import _ROOMS
 
+    for room in _ROOMS:
+        importlib.import_module(f"cryoflow.cli.{room}")
     known = set(getattr(get_command(app), "commands"))  # noqa: B009 - typer's own stubs hide it
     used = re.findall(r"^\s*cryoflow ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert set(used) <= known
