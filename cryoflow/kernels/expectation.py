@@ -214,7 +214,7 @@ def expectation(
                 sums["xa"][h], sums["aa"][h], out_rotation, out_shift, out_class, out_float,
             )  # fmt: skip
             moved = base[i] + out_shift
-            power = _shell_sums(np.abs(masked) ** 2, samples)
+            power = samples.shell_sums(np.abs(masked) ** 2)
             residual = power - sigma2[h][noise_group] * (2 * xa - aa)
             np.add.at(sums["residual"][h], noise_group, residual)
             np.add.at(sums["count"][h], noise_group, np.broadcast_to(2 * number, residual.shape))
@@ -295,8 +295,3 @@ def _coarse_scores(
         return out
     out = cross - 0.5 * norm[:, None]
     return out
-
-
-def _shell_sums(values: Any, samples: Samples) -> NDArray[np.float64]:
-    sums: NDArray[np.float64] = np.add.reduceat(values.astype(np.float64), samples.starts[:-1], axis=1)
-    return sums

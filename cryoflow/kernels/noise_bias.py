@@ -79,7 +79,7 @@ def noise_bias(
         empty = [np.zeros((b, 0, len(t)), np.float32) for t in shifts]
         return NoiseBias(own, class_of, decay, np.zeros(b), empty[0], empty[1])
     q = 2 * np.pi * s / samples.box
-    energy = 2 * share[class_of, : top + 1] * _shell_sums(weight[:, : counts[1]], samples)[:, : top + 1]
+    energy = 2 * share[class_of, : top + 1] * samples.shell_sums(weight[:, : counts[1]])
     energy = energy / blur * np.exp(-0.25 * (q * np.asarray(shift_width, np.float64)[:, None]) ** 2)
     energy[:, 0] = 0.0  # scores leave out the mean
     tilt = 0.5 * decay[:, None] * _REACH[:, None] ** 2
@@ -92,12 +92,6 @@ def noise_bias(
         j = scipy.special.j0(q[:low, None] * distance[:, None])
         agreements.append((energy[:, :low, None] * j).astype(np.float32))
     return NoiseBias(own, class_of, decay, reach, agreements[0], agreements[1])
-
-
-def _shell_sums(values: Any, samples: Samples) -> NDArray[np.float64]:
-    starts = samples.starts[samples.starts < values.shape[1]]
-    sums: NDArray[np.float64] = np.add.reduceat(values.astype(np.float64), starts, axis=1)
-    return sums
 
 
 @numba.njit(nogil=True, cache=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,12 @@ class Samples:
         flat = spectra.reshape(*spectra.shape[:-2], -1)
         out: NDArray[np.complex64] = xp.take(flat, xp.asarray(self._flat_index()), axis=-1)
         return out
+
+    def shell_sums(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Sums of real (B, K') values of the first K' samples over each shell that these reach, (B, shells)."""
+        starts = self.starts[self.starts < values.shape[1]]
+        sums: NDArray[np.float64] = np.add.reduceat(values.astype(np.float64), starts, axis=1)
+        return sums
 
     def _flat_index(self) -> NDArray[np.int64]:
         return (self.ky.astype(np.int64) % self.box) * (self.box // 2 + 1) + self.kx.astype(np.int64)
