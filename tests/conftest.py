@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named by their place: written out, a compressed file's clock would give each worker another test."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Folder of the shared experimental data; the test is skipped where there is none."""
