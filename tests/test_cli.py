@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,20 @@ def test_stages_leave_what_other_programs_read(run_folder: Path) -> None:
     refused = command("postprocess", "real/half1.mrc", "real/half2.mrc", "-o", "real", folder=run_folder)
     assert refused.returncode == 2 and "not a run's" in refused.stderr  # noqa: PT018
     assert open_store(real / "stores/poses.zarr").sizes["particle"] == particles.sizes["particle"]
+
+
+@pytest.mark.skipif(not shutil.which("relion_reconstruct"), reason="relion_reconstruct is not installed")
+def test_relion_makes_the_same_map_of_the_refined_particles(run_folder: Path) -> None:
+    import numpy as np
+
+    from cryoflow.io import read_map
+    from cryoflow.kernels.resolution import fsc
+
+    real = run_folder / "real"
+    arguments = ["--i", "particles.star", "--o", "relion.mrc", "--ctf", "--sym", "D2"]
+    subprocess.run(["relion_reconstruct", *arguments], cwd=real, check=True, capture_output=True)
+    curve = fsc(read_map(real / "relion.mrc").values, read_map(real / "map.mrc").values)
+    assert np.all(curve[1:9] > 0.9), curve
 
 
 def test_the_ctf_is_that_of_the_truth(run_folder: Path) -> None:

@@ -59,7 +59,7 @@ def refine(context: Context) -> dict[str, Any]:
     )  # fmt: skip
     for warning in result.warnings:
         log.warning("refine: %s", warning)
-    found = result.particles.drop_vars("image", errors="ignore")
+    found = _without_images(result.particles, box)
     if result.excluded:  # rows of the particles given, all of them
         found.attrs["set_aside"] = result.excluded
     source = "stores/imported.zarr" if context.workflow.particles is not None else "stores/particles.zarr"
@@ -67,7 +67,7 @@ def refine(context: Context) -> dict[str, Any]:
     save(context, found, "stores/poses.zarr", "refine", stage, (source, *files))
     write_particles(_named(found, context), folder / "particles.star")
     if result.excluded:
-        aside = particles.isel(particle=result.excluded).drop_vars("image", errors="ignore")
+        aside = _without_images(particles.isel(particle=result.excluded), box)
         write_particles(_named(aside, context), folder / "particles_set_aside.star")
     write_map(folder / "map.mrc", result.map, pixel_size=pixel)
     maps = {f"class{i}": volume for i, volume in enumerate(result.class_maps, 1)}
@@ -84,6 +84,12 @@ def refine(context: Context) -> dict[str, Any]:
         "resolution_refine": float(result.resolution),
         "warnings": list(result.warnings),
     }
+
+
+def _without_images(particles: xr.Dataset, box: int) -> xr.Dataset:
+    """Metadata alone; the box stays with it, for RELION takes no particles without."""
+    sizes = ("optics", np.full(particles.sizes["optics"], box))
+    return particles.drop_vars("image", errors="ignore").assign(x_optics_rlnImageSize=sizes)
 
 
 def _named(particles: xr.Dataset, context: Context) -> xr.Dataset:
