@@ -110,6 +110,7 @@ _ALL = (
     Variable("mask", ("z", "y", "x"), "f", "", "Mask between 0 and 1"),
     Variable("map_sharpened", ("z", "y", "x"), "f", "", "Density map, FSC-weighted and sharpened"),
     Variable("fsc", ("shell",), "f", "", "Fourier shell correlation"),
+    Variable("fsc_deviation", ("shell",), "f", "", "standard deviation of the FSC by chance"),
     Variable("fsc_curves", ("curve", "shell"), "f", "", "FSC by the mask of each curve"),
     Variable("resolution_143", ("curve",), "f", "angstrom", "Resolution at FSC 0.143; infinity: none"),
     Variable("resolution_50", ("curve",), "f", "angstrom", "Resolution at FSC 0.5; infinity: none"),

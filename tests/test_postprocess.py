@@ -191,6 +191,33 @@ def test_pure_noise_has_no_resolution():
         assert np.isfinite(ds.map_sharpened).all()
 
 
+def test_few_independent_values_are_told_with_a_range_that_holds_the_resolution():
+    """Weak halves in a small mask: the curve of one pair strays, the mean of all is what it strays about."""
+    truth, *_ = synthetic_halves(n=32, pixel=3.0, b=2000.0)
+    mask, found = soft_sphere(32, 6, 3), []
+    for seed in range(24):
+        noise = np.random.default_rng(seed).standard_normal((2, 32, 32, 32))
+        found.append(postprocess(*(truth + 0.15 * noise), pixel_size=3.0, mask=mask, b_factor=0))
+    expected = resolution_at(np.mean([ds.fsc for ds in found], axis=0), 32, 3.0)
+    ranges = [ds.attrs["resolution_range"] for ds in found]
+    assert 0.5 < np.mean([coarse >= expected >= fine for coarse, fine in ranges]) < 1  # 0.68 of a normal deviate
+    assert all(any("scatters" in w for w in ds.attrs["warnings"]) for ds in found)
+
+
+def test_a_point_group_widens_the_deviation():
+    _, a, b = synthetic_halves()
+    plain, four = (postprocess(a, b, pixel_size=1.5, symmetry=g, b_factor=0) for g in ("C1", "C4"))
+    assert (four.fsc_deviation[1:] > plain.fsc_deviation[1:]).all()
+    assert not any("scatters" in w for w in plain.attrs["warnings"])
+
+
+def test_a_curve_that_never_falls_is_told():
+    _, a, b = synthetic_halves(noise=1e-4)
+    ds = postprocess(a, b, pixel_size=1.5)
+    assert ds.attrs["resolution"] == pytest.approx(3.0)
+    assert any("never falls" in w for w in ds.attrs["warnings"])
+
+
 def test_the_same_seed_gives_the_same_bits_and_identical_halves_are_named():
     _, a, b = synthetic_halves(n=32, noise=0.1)
     xr.testing.assert_identical(postprocess(a, b, pixel_size=1.5), postprocess(a, b, pixel_size=1.5))

@@ -1,6 +1,5 @@
 """FSC and what follows from it, against direct sums, analytic expectations and RELION's printed curves."""
 
-import itertools
 
 import numpy as np
 import pytest
@@ -109,27 +108,6 @@ def test_correction_is_applied_two_shells_beyond():
     masked, randomised = np.full(8, 0.6), np.full(8, 0.2)
     np.testing.assert_allclose(res.corrected_fsc(masked, randomised, 3), [0.6] * 5 + [0.5] * 3)
     np.testing.assert_allclose(res.corrected_fsc(np.ones(4), np.ones(4), 0), [1, 1, 0, 0])
-
-
-def octahedral_mean(volume):
-    """Mean over the 24 proper rotations of the cube, exact on an odd grid."""
-    total = np.zeros_like(volume)
-    for axes in itertools.permutations(range(3)):
-        even = axes in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
-        for signs in itertools.product((1, -1), repeat=3):
-            if np.prod(signs) == (1 if even else -1):
-                total += volume.transpose(axes)[:: signs[0], :: signs[1], :: signs[2]]
-    return total / 24
-
-
-def test_significance_of_noise_and_of_weak_signal_with_and_without_symmetry():
-    for seed in range(6):
-        rng = np.random.default_rng(seed)
-        a, b, signal = rng.standard_normal((3, 33, 33, 33))
-        assert res.fsc_significance(res.fsc(a, b), 33) < 5
-        assert res.fsc_significance(res.fsc(octahedral_mean(a), octahedral_mean(b)), 33) < 5
-        weak = 3 * res.low_pass(signal, 8.0, 1.0)
-        assert res.fsc_significance(res.fsc(a + weak, b + weak), 33) > 5
 
 
 def test_low_pass_keeps_what_lies_below_and_removes_what_lies_above():

@@ -18,7 +18,6 @@ __all__ = [
     "corrected_fsc",
     "fsc",
     "fsc_from_ssnr",
-    "fsc_significance",
     "fsc_weight",
     "low_pass",
     "map_model_fsc",
@@ -136,30 +135,6 @@ def resolution_at(
     if convention == "interpolate" and np.isfinite(values[first]):
         shell += float((values[first - 1] - threshold) / (values[first - 1] - values[first]))
     return box * pixel_size / shell
-
-
-def fsc_significance(curve: Any, box: int) -> float:
-    """By how many standard deviations of pure noise the low-frequency part of a curve correlates at best.
-
-    Between independent noise FSC(s) has mean 0 and variance v / N_s, N_s being the samples of the shell in the full
-    spectrum and v how much symmetry or a mask thins them out (1 for neither, the group's order for symmetric maps).
-    v is measured, as the median of (FSC(s+1) - FSC(s))^2 / (1 / N_s + 1 / N_{s+1}) over that of the chi-square
-    distribution, and held at 1 or above. Returns the maximum over S of
-
-        sum_{s=1..S} N_s FSC(s) / sqrt(v sum_{s=1..S} N_s).
-
-    Below 5 two maps cannot be said to share anything.
-
-    >>> rng = np.random.default_rng(1)
-    >>> a, b = rng.standard_normal((2, 24, 24, 24))
-    >>> fsc_significance(fsc(a, b), 24) < 5 < fsc_significance(fsc(a + b, b), 24)
-    True
-    """
-    values = np.asarray(to_host(curve), dtype=np.float64)[1:]
-    samples = shell_sum(np.ones((box, box, box // 2 + 1)), box, dims=3)[1:]
-    steps = np.diff(values) ** 2 / (1 / samples[1:] + 1 / samples[:-1])
-    thinning = max(1.0, float(np.median(steps)) / 0.4549)
-    return float(np.max(np.cumsum(samples * values) / np.sqrt(thinning * np.cumsum(samples))))
 
 
 def phase_randomise(volume: Any, from_shell: int, rng: np.random.Generator) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from cryoflow.kernels.masks import distance_outside, raised_cosine, soft_sphere
 from cryoflow.kernels.resolution import corrected_fsc, fsc, low_pass, phase_randomise
+from cryoflow.kernels.significance import fsc_deviation
 
 __all__ = ["FSC_CURVES", "FiveCurves", "five_curves"]
 
@@ -21,9 +22,13 @@ SPHERE = (0.85, 1.0)  # of half the box
 
 @dataclass(frozen=True, slots=True)
 class FiveCurves:
-    """FSC curves by name (with ``randomised``, the tight one after phase randomisation), and what they rest on."""
+    """FSC curves by name (with ``randomised``, the tight one after phase randomisation), and what they rest on.
+
+    deviation : of the corrected curve by chance, a standard deviation a shell.
+    """
 
     curves: dict[str, np.ndarray]
+    deviation: np.ndarray
     tight: Any
     randomised_from: int
 
@@ -36,6 +41,7 @@ def five_curves(
     mask: Any = None,
     mask_low_pass: float = 15.0,
     threshold: float = 0.143,
+    order: int = 1,
     seed: int = 0,
 ) -> FiveCurves:
     """FSC of two half-maps without a mask, in a sphere, in a loose, a tight and a corrected tight mask.
@@ -52,6 +58,7 @@ def five_curves(
     pixel_size : angstrom.
     mask : (n, n, n) between 0 and 1; replaces the tight mask.
     mask_low_pass : angstrom; low-pass of the mean map before it is thresholded for the loose and tight masks.
+    order : of the halves' point group; a group leaves fewer independent values, which widens ``deviation``.
     seed : of the random phases.
 
     Source: Chen et al. 2013, Ultramicroscopy 135:24.
@@ -82,6 +89,11 @@ def five_curves(
         randomised = under(tight, phase_randomise(half1, start, rng), phase_randomise(half2, start, rng))
     else:
         randomised = masked  # nothing beyond to randomise; all shells of the correction keep the tight curve
+    corrected = corrected_fsc(masked, randomised, start)
+    deviation = fsc_deviation(n, mask=tight)
+    chance = np.sqrt(order) * (1 - masked**2)
+    beyond = np.hypot(chance, 1 - corrected) / np.maximum(1 - randomised, 1e-6)  # random phases have no point group
+    deviation = deviation * np.where(np.arange(n // 2 + 1) < start + 2, chance, beyond)
     return FiveCurves(
         {
             "none": none,
@@ -89,8 +101,9 @@ def five_curves(
             "loose": under(loose),
             "tight": masked,
             "randomised": randomised,
-            "corrected": corrected_fsc(masked, randomised, start),
+            "corrected": corrected,
         },
+        np.minimum(deviation, 1.0),
         tight,
         start,
     )

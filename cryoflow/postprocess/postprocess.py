@@ -12,7 +12,9 @@ import xarray as xr
 from cryoflow.errors import ParameterError
 from cryoflow.kernels.fourier import irfft3c, rfft3c
 from cryoflow.kernels.masks import auto_mask, checked_mask
-from cryoflow.kernels.resolution import fsc_significance, fsc_weight, low_pass, resolution_at, shell_frequencies
+from cryoflow.kernels.resolution import fsc_weight, low_pass, resolution_at, shell_frequencies
+from cryoflow.kernels.significance import fsc_significance
+from cryoflow.kernels.symmetry import group_order
 from cryoflow.postprocess.curves import FSC_CURVES, five_curves
 from cryoflow.postprocess.sharpening import GuinierFit, apply_b_factor, apply_shells, fit_guinier, log_amplitudes
 from cryoflow.postprocess.sharpening import read_mtf as _read_mtf
@@ -23,6 +25,7 @@ __all__ = ["postprocess"]
 Volume = np.ndarray | xr.DataArray
 
 SIGNIFICANT = 5.0  # standard deviations of noise the halves must correlate by before a resolution is named
+THRESHOLD = 0.143  # of the FSC at the resolution
 POOR_FIT = -0.9  # a Guinier line of a weaker correlation is reported as uncertain
 
 
@@ -38,6 +41,7 @@ def postprocess(
     fit_range: tuple[float, float | None] = (10.0, None),
     low_pass_to: float | None = None,
     mask_low_pass: float = 15.0,
+    symmetry: str | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
     """FSC curves, resolution, mask, B-factor, and the FSC-weighted and the sharpened map of two half-maps.
@@ -57,15 +61,17 @@ def postprocess(
         ``fit_range`` (angstrom; its second value None: the resolution).
     low_pass_to : angstrom; None takes the resolution, 0 no low-pass.
     mask_low_pass : angstrom; low-pass before maps are thresholded into masks.
+    symmetry : point group of the halves (C1 if not given): fewer independent values, more scatter of the FSC.
     seed : of the random phases.
 
     Returns
     -------
-    Dataset, valid under the schema: ``fsc_curves`` (curve, shell), ``fsc`` (the corrected one), ``frequency``,
-    ``resolution_143`` and ``resolution_50`` (curve; angstrom, infinity where there is none), ``log_amplitude``,
-    ``log_amplitude_weighted``, ``log_amplitude_sharpened`` (shell), ``map``, ``map_sharpened``, ``mask``. attrs:
-    ``pixel_size``, ``resolution``, ``randomised_from`` (shell), ``significance`` (of the unmasked correlation, in
-    standard deviations), ``b_factor``, ``guinier_*`` (the fit), ``warnings``.
+    Dataset, valid under the schema: ``fsc_curves`` (curve, shell), ``fsc`` (the corrected one) and ``fsc_deviation``
+    (its standard deviation by chance), ``frequency``, ``resolution_143`` and ``resolution_50`` (curve; angstrom,
+    infinity where there is none), ``log_amplitude``, ``log_amplitude_weighted``, ``log_amplitude_sharpened`` (shell),
+    ``map``, ``map_sharpened``, ``mask``. attrs: ``pixel_size``, ``resolution``, ``resolution_range`` (coarse, fine:
+    where the curve less and plus its deviation fall below 0.143), ``randomised_from`` (shell), ``significance`` (of
+    the unmasked correlation, in standard deviations), ``b_factor``, ``guinier_*`` (the fit), ``warnings``.
 
     Where the unmasked halves correlate by less than 5 standard deviations of noise no curve has a resolution: masks
     cut from a map make its halves agree at low frequency even in pure noise.
@@ -97,7 +103,10 @@ def postprocess(
     transfer = None if mtf is None else _read_mtf(mtf, box=n, pixel_size=pixel_size, mtf_pixel_size=mtf_pixel_size)
 
     notes: list[str] = []
-    five = five_curves(a, b, pixel_size=pixel_size, mask=given, mask_low_pass=mask_low_pass, seed=seed)
+    five = five_curves(
+        a, b, pixel_size=pixel_size, mask=given, mask_low_pass=mask_low_pass,
+        order=group_order(symmetry or "C1"), seed=seed,
+    )  # fmt: skip
     if np.array_equal(a, b):
         notes.append("both half-maps are the same: their FSC says nothing")
     significance = fsc_significance(five.curves["none"], n)
@@ -109,8 +118,9 @@ def postprocess(
             return [math.inf] * len(FSC_CURVES)
         return [resolution_at(five.curves[name], n, pixel_size, threshold) for name in FSC_CURVES]
 
-    at_143, at_50 = resolutions(0.143), resolutions(0.5)
+    at_143, at_50 = resolutions(THRESHOLD), resolutions(0.5)
     resolution = at_143[FSC_CURVES.index("corrected")]
+    reach = _range(five.curves["corrected"], five.deviation, resolution, n, pixel_size, notes)
 
     mean = 0.5 * (a + b)
     final_mask = auto_mask(mean, pixel_size=pixel_size, low_pass_to=mask_low_pass) if given is None else given
@@ -143,6 +153,7 @@ def postprocess(
         {
             "fsc_curves": (("curve", "shell"), np.stack([five.curves[name] for name in FSC_CURVES])),
             "fsc": (shells, five.curves["corrected"]),
+            "fsc_deviation": (shells, five.deviation),
             "frequency": (shells, shell_frequencies(n, pixel_size)),
             "resolution_143": (("curve",), np.array(at_143)),
             "resolution_50": (("curve",), np.array(at_50)),
@@ -157,6 +168,7 @@ def postprocess(
         attrs={
             "pixel_size": float(pixel_size),
             "resolution": resolution,
+            "resolution_range": list(reach),
             "randomised_from": five.randomised_from,
             "significance": significance,
             "b_factor": applied,
@@ -169,6 +181,24 @@ def postprocess(
             guinier_low=fit.low, guinier_high=fit.high, guinier_shells=fit.shells,
         )  # fmt: skip
     return validate(ds, "postprocess")
+
+
+def _range(
+    curve: np.ndarray, deviation: np.ndarray, resolution: float, n: int, pixel_size: float, notes: list[str]
+) -> tuple[float, float]:
+    """(coarse, fine) resolutions of the curve less and plus its deviation; ``notes`` tell what is uncertain."""
+    if not math.isfinite(resolution):
+        return math.inf, math.inf
+    coarse, fine = (resolution_at(curve + sign * deviation, n, pixel_size) for sign in (-1, 1))
+    shell = min(round(n * pixel_size / resolution), n // 2)
+    if 2 * deviation[shell] > THRESHOLD:
+        notes.append(
+            f"the FSC scatters by {deviation[shell]:.2f} by chance at {resolution:.3g} A (the mask and the point group "
+            f"leave few independent values there): the resolution lies between {coarse:.3g} and {fine:.3g} A"
+        )
+    if np.all(curve[1:] >= THRESHOLD):
+        notes.append(f"the FSC never falls below {THRESHOLD}: the pixels, not the data, end the resolution")
+    return coarse, fine
 
 
 def _half(volume: Volume, name: str, pixel_size: float) -> np.ndarray:

@@ -107,29 +107,35 @@ def _named(particles: xr.Dataset, context: Context) -> xr.Dataset:
 def _tell(record: dict[str, Any]) -> None:
     """One line of the log an iteration."""
     log.info(
-        "  iteration %d: %.2f A, step %.3g degrees%s, moved %.3g degrees and %.3g px, %.1f s",
+        "  iteration %d: %.2f A, step %.3g degrees%s, moved %s%.3g px, %.1f s",
         record["iteration"], record["resolution"], record["step"], " local" if record["local"] else "",
-        record["angle_change"], record["shift_change"], record["wall_seconds"],
+        f"{record['angle_change']:.3g} degrees and " if record["iteration"] > 1 else "",  # from where, at first?
+        record["shift_change"], record["wall_seconds"],
     )  # fmt: skip
 
 
 def postprocess(context: Context) -> dict[str, Any]:
     """Mask, FSC curves, resolution and the sharpened map."""
     folder, stage = context.folder.path, context.workflow.postprocess
+    refine_stage = context.workflow.refine
+    assert refine_stage is not None
+    if stage.symmetry is None:
+        stage = stage.model_copy(update={"symmetry": refine_stage.symmetry})
     result = sharpen_files(folder / "half1.mrc", folder / "half2.mrc", folder, stage)
     for warning in result.attrs["warnings"]:
         log.warning("postprocess: %s", warning)
     save(context, result, "stores/postprocess.zarr", "postprocess", stage, ("half1.mrc", "half2.mrc"))
     figures: dict[str, Any] = {
         "resolution": float(result.attrs["resolution"]),
+        "resolution_range": [float(r) for r in result.attrs["resolution_range"]],
         "resolution_half": float(result["resolution_50"].sel(curve="corrected")),
         "b_factor": float(result.attrs["b_factor"]),
         "warnings": list(result.attrs["warnings"]),
     }
-    refined, refine_stage = context.figures["refine"]["resolution_refine"], context.workflow.refine
-    assert refine_stage is not None
+    refined = context.figures["refine"]["resolution_refine"]
     if refined is None or refined >= refine_stage.ini_high:  # what the halves share is the reference's, not the data's
         figures["resolution"] = figures["resolution_half"] = math.inf
+        figures["resolution_range"] = [math.inf, math.inf]
         figures["warnings"].append("no resolution: refinement found nothing beyond the reference's filter")
         log.warning("postprocess: %s", figures["warnings"][-1])
     if context.workflow.simulate is not None:
@@ -161,7 +167,8 @@ def sharpen_files(
 
 
 def _write_fsc(result: xr.Dataset, path: Path) -> None:
-    """All FSC curves as a table: shell, frequency (1/A), resolution (A), one column a curve."""
+    """All FSC curves as a table: shell, frequency (1/A), resolution (A), one column a curve, and the corrected one's
+    standard deviation by chance."""
     import pandas as pd
 
     frequency = result["frequency"].values
@@ -169,6 +176,7 @@ def _write_fsc(result: xr.Dataset, path: Path) -> None:
         table = pd.DataFrame({"shell": np.arange(frequency.size), "frequency": frequency, "resolution": 1 / frequency})
     for curve in result["curve"].values:
         table[str(curve)] = result["fsc_curves"].sel(curve=curve).values
+    table["deviation"] = result["fsc_deviation"].values
     write_text(path, table.to_csv(index=False, float_format="%.6g"))
 
 

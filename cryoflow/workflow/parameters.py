@@ -203,6 +203,9 @@ class Postprocess(Stage):
     low_pass_to: float | None = Field(
         None, ge=0, description="Low-pass, angstrom; the resolution if not given; 0: none"
     )
+    symmetry: Symmetry | None = Field(
+        None, description="Point group of the halves, for the scatter of the FSC; that of the refinement if not given"
+    )
     mask_low_pass: Positive = Field(15.0, description="Low-pass before the map is thresholded into a mask, angstrom")
     seed: int = Field(0, ge=0, description="Seed of the random phases")
 
