@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ import xarray as xr
 
 from cryoflow.display.angles import direction_counts, draw_orientations, viewing_directions
 from cryoflow.display.blocks import Missing
-from cryoflow.display.fsc import draw_fsc
+from cryoflow.display.fsc import draw_convergence, draw_fsc
 from cryoflow.display.maps import draw_micrograph, draw_montage, draw_surfaces, render_surface
 from cryoflow.display.report import SECTIONS, _section, report
 from cryoflow.display.report_data import flagged_section
-from cryoflow.display.report_map import map_section, orientation_section
+from cryoflow.display.report_map import iteration_table, map_section, orientation_section
 from cryoflow.display.report_run import cards, warnings
 from cryoflow.display.runfolder import RunFiles
 from cryoflow.display.style import CYCLE, INK, figure_to_svg, new_figure, scale_bar, style
@@ -85,6 +86,19 @@ def test_surface_of_a_ball_is_a_lit_disc():
     assert 0.4 < (picture[..., 3] > 0.5).mean() < 0.8  # the ball fills the picture
 
 
+def test_surfaces_show_the_hand_of_the_map():
+    rng = np.random.default_rng(5)
+    volume = low_pass(rng.normal(size=(32, 32, 32)).astype(np.float32), 1.0, 6.0)
+    level = float(np.percentile(volume, 90))
+    # turned, not mirrored, so that the view along y or x becomes the one along z, seen from +z with x right and y up
+    turned = {1: np.moveaxis(volume, 1, 0)[::-1], 2: np.moveaxis(volume, 2, 0)}
+    for axis, same in turned.items():
+        axes = {1: [[1, 0, 0], [0, 0, 1], [0, -1, 0]], 2: [[0, 1, 0], [0, 0, 1], [1, 0, 0]]}[axis]
+        assert np.linalg.det(axes) == pytest.approx(1)
+        np.testing.assert_allclose(render_surface(volume, level, axis), render_surface(same, level), atol=1e-5)
+        assert not np.allclose(render_surface(volume, level, axis), render_surface(same[::-1], level), atol=0.1)
+
+
 def test_montage_places_images_row_by_row_on_their_own_scales():
     images = np.stack([np.linspace(0, k + 1, 64).reshape(8, 8) for k in range(5)])
     with style():
@@ -94,6 +108,8 @@ def test_montage_places_images_row_by_row_on_their_own_scales():
     assert sheet.shape == (17, 26)
     np.testing.assert_allclose(sheet[:8, :8], sheet[9:, 9:17], atol=1e-6)
     assert np.isnan(sheet[9:, 18:]).all()
+    assert sheet[7, 0] == 0  # an image begins at the lower left, as a micrograph does
+    assert sheet[0, 7] == 1
 
 
 def test_picks_are_circled_where_the_particles_are():
@@ -130,9 +146,22 @@ def test_fsc_figure_marks_its_resolution():
         draw_fsc(ax, {"corrected": curve}, box=64, pixel_size=1.5, resolution=3.69)
         draw_fsc(new_figure(4, 3).subplots(), {"corrected": curve}, box=64, pixel_size=1.5, resolution=np.inf)
     assert any("3.69" in t.get_text() for t in ax.texts)
+    said = next(t for t in ax.texts if "3.69" in t.get_text())
+    assert abs(said.get_position()[1] - np.interp(0.25, np.arange(33) / 96, curve)) > 0.1  # beside the curve, not on it
     positions = ax.get_xticks()
     labels = [1 / float(t.get_text()) for t in ax.get_xticklabels()]
     np.testing.assert_allclose(positions, labels, rtol=1e-6)
+
+
+def test_convergence_starts_where_something_can_have_moved():
+    records = [{"angle_change": 180.0, "shift_change": 0.9}, {"angle_change": 5.0, "shift_change": 0.4}]
+    table = iteration_table(SimpleNamespace(iterations=records))
+    assert table["change of angles (°)"][1:] == [5.0]
+    assert np.isnan(table["change of angles (°)"][0])
+    with style():
+        axes = new_figure(5, 2).subplots(1, 2)
+        draw_convergence(list(axes), {"poses": [2.0, 300.0, 40.0], "change (°)": table["change of angles (°)"]})
+    assert [t.get_text() for t in axes[0].get_yticklabels()][1:4] == ["3", "10", "30"]  # numbers, not powers
 
 
 def test_svg_follows_the_theme_and_shares_no_ids():
@@ -317,7 +346,7 @@ def test_warns_where_the_map_is_no_better_than_its_reference(run_folder):
     assert "No resolution better than the reference's filter" in found[0]
     said = "no resolution better than the reference's filter of 4 A"
     (run_folder / "figures.json").write_text(json.dumps({"stages": {"refine": {"warnings": [said]}}}))
-    assert warnings(RunFiles(run_folder)) == [said]
+    assert warnings(RunFiles(run_folder)) == [said.replace(" A", " Å")]
 
 
 def test_warns_of_noise_and_passes_on_the_stages_warnings(tmp_path):

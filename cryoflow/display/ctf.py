@@ -82,8 +82,8 @@ def draw_ctf(figure: Figure, row: xr.Dataset, *, highest: float = HIGHEST) -> No
     if fitted:
         u, v, angle = (_scalar(row, n) for n in ("defocus_u", "defocus_v", "defocus_angle"))
         phase = _scalar(row, "phase_shift", 0.0)
-        label = f"{u / 1e4:.3f}, {v / 1e4:.3f} µm at {angle:.0f}°" + (f", phase {phase:.0f}°" if phase else "")
-        right.set_title(label, fontsize=8.5)
+        label = f"{u / 1e4:.3f}, {v / 1e4:.3f} µm at {angle:.0f}°".replace("-", "−")
+        right.set_title(label + (f", phase {phase:.0f}°" if phase else ""), fontsize=9)
     else:
         right.set_title(str(row["reason"].values) if "reason" in row else "", fontsize=8, wrap=True)
 
@@ -93,6 +93,7 @@ def _draw_profile(ax: Axes, row: xr.Dataset, highest: float, fitted: bool) -> No
     profile = np.asarray(row["ctf_profile"].values, float)
     shown = (s <= highest) & np.isfinite(profile)
     if shown.any():
+        highest = min(highest, 1.04 * float(s[shown].max()))  # coarse pixels end before
         low, high = np.percentile(profile[shown], [2, 98])
         scaled = np.clip((profile - low) / max(high - low, 1e-12), -0.15, 1.15)
         ax.plot(s[shown], scaled[shown], color=INK, lw=1.0, alpha=0.8, label="spectrum")
@@ -103,8 +104,10 @@ def _draw_profile(ax: Axes, row: xr.Dataset, highest: float, fitted: bool) -> No
         if np.isfinite(resolution) and 1 / resolution <= highest:
             ax.axvline(1 / resolution, color=CYCLE[0], lw=0.9, ls=(0, (4, 3)))
             ax.annotate(f"{resolution:.1f} Å ", (1 / resolution, -0.13), fontsize=8, ha="right", color=CYCLE[0])
-        ax.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1.08), ncols=3, borderpad=0, handlelength=1.2)
-    ax.set(xlabel="spatial frequency (1/Å)", xlim=(0, highest), ylim=(-0.2, 1.2), yticks=(0, 0.5, 1))
+        ax.legend(fontsize=8, loc="lower left", bbox_to_anchor=(-0.08, 1.08), ncols=3, borderpad=0, handlelength=1.0,
+                  columnspacing=1.2, handletextpad=0.5)  # fmt: skip
+    ax.set(xlabel="spatial frequency (1/Å)", ylabel="amplitude, correlation")
+    ax.set(xlim=(0, highest), ylim=(-0.2, 1.2), yticks=(0, 0.5, 1))
 
 
 def plot_ctf(micrographs: xr.Dataset, index: int = 0, *, highest: float = HIGHEST) -> Any:

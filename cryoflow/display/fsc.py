@@ -37,11 +37,13 @@ def draw_fsc(
     box: int,
     pixel_size: float,
     resolution: float | None = None,
+    deviation: np.ndarray | None = None,
     thresholds: Sequence[float] = (0.143, 0.5),
 ) -> None:
     """FSC curves over spatial frequency, with thresholds and the resolution marked.
 
-    ``curves`` maps names (those of ``postprocess``, or any) to (box // 2 + 1) arrays; ``resolution`` in angstrom.
+    ``curves`` maps names (those of ``postprocess``, or any) to (box // 2 + 1) arrays; ``resolution`` in angstrom;
+    ``deviation`` of the corrected curve by chance is drawn as a band about it.
     """
     s = np.arange(box // 2 + 1) / (box * pixel_size)
     for level in thresholds:
@@ -54,21 +56,37 @@ def draw_fsc(
     for i, (name, curve) in enumerate(curves.items()):
         colour, dashes, width = _LOOK.get(name, (CYCLE[i % len(CYCLE)], "-", 1.5))
         ax.plot(s[1:], np.asarray(curve)[1:], color=colour, ls=dashes, lw=width, label=name, zorder=2 + (width > 2))
+    if deviation is not None and "corrected" in curves:
+        middle = np.asarray(curves["corrected"])
+        low, high = (np.clip(middle + sign * np.asarray(deviation), -1, 1)[1:] for sign in (-1, 1))
+        ax.fill_between(s[1:], low, high, color=CYCLE[0], alpha=0.18, lw=0, zorder=1.2)
     if resolution is not None and np.isfinite(resolution):
         final = float(np.asarray(curves.get("corrected", [0.0]))[-1])
         nyquist = 1 / resolution >= 0.999 * s[-1]
         level = max(final, 0.143) if nyquist else 0.143  # a curve that never falls ends above the threshold
         ax.plot([1 / resolution] * 2, [-0.1, level], color=CYCLE[0], lw=1, zorder=1.5)
         ax.plot([1 / resolution], [level], "o", color=CYCLE[0], ms=5, zorder=5, clip_on=False)
-        right = 1 / resolution < 0.75 * s[-1]
+        right = 1 / resolution < 0.7 * s[-1]
+        x = 1 / resolution + (0.015 if right else -0.015) * s[-1]
+        reach = (x, x + 0.3 * s[-1]) if right else (x - 0.3 * s[-1], x)
         ax.annotate(
-            f"{resolution:.2f} Å" + (" (Nyquist)" if nyquist else ""), (1 / resolution, level),
-            xytext=(6, 7) if right else (-7, -15), textcoords="offset points", ha="left" if right else "right",
-            fontsize=10, fontweight="bold", color=CYCLE[0],
+            f"{resolution:.2f} Å" + (" (Nyquist)" if nyquist else ""), (x, _free_height(s, curves, reach, thresholds)),
+            ha="left" if right else "right", va="center", fontsize=10, fontweight="bold", color=CYCLE[0],
         )  # fmt: skip
     ax.set(xlim=(0, s[-1]), ylim=(-0.1, 1.04), ylabel="Fourier shell correlation")
     _angstrom_axis(ax, s[-1])
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(3, len(curves)), handlelength=1.6, borderpad=0.2)
+
+
+def _free_height(
+    s: np.ndarray, curves: Mapping[str, np.ndarray], reach: tuple[float, float], thresholds: Sequence[float]
+) -> float:
+    """Where between two frequencies a line of text is farthest from every curve; low rather than high if it is even."""
+    near = (s >= reach[0] - 2 * s[1]) & (s <= reach[1] + 2 * s[1])
+    drawn = np.concatenate([np.asarray(c)[near] for c in curves.values()] + [np.asarray(thresholds), [0.0]])
+    heights = np.arange(0.05, 0.97, 0.01)
+    gaps: np.ndarray = np.minimum(np.abs(heights[:, None] - drawn).min(axis=1), 0.12)
+    return float(heights[gaps.argmax()])
 
 
 def _angstrom_axis(ax: Axes, last: float) -> None:
@@ -112,7 +130,7 @@ def draw_convergence(axes: Sequence[Axes], table: Mapping[str, Sequence[float]])
 
     ``axes`` and columns are taken in order; columns with no finite value leave their panel empty.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     for ax, (name, values) in zip(axes, table.items(), strict=False):
         y = np.asarray(values, dtype=float)
@@ -125,3 +143,7 @@ def draw_convergence(axes: Sequence[Axes], table: Mapping[str, Sequence[float]])
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         if good.any() and y[good].min() > 0 and y[good].max() / y[good].min() > 30:
             ax.set_yscale("log")
+            steps = (1.0, 3.0) if y[good].max() / y[good].min() < 3000 else (1.0,)
+            ax.yaxis.set_major_locator(LogLocator(subs=steps))
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.yaxis.set_minor_formatter(NullFormatter())

@@ -12,9 +12,18 @@ from cryoflow.display.style import CYCLE, INK, clean_image, scale_bar
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_micrograph", "draw_montage", "draw_projections", "draw_slices", "draw_surfaces", "render_surface"]
+__all__ = [
+    "AXES",
+    "draw_micrograph",
+    "draw_montage",
+    "draw_projections",
+    "draw_slices",
+    "draw_surfaces",
+    "render_surface",
+]
 
 VIEWS = ("along z", "along y", "along x")
+AXES = "Along z, x points right and y up; along y, x right and z up; along x, y right and z up."
 
 
 def draw_slices(axes: Sequence[Axes], volume: np.ndarray, *, pixel_size: float, titles: bool = True) -> None:
@@ -41,6 +50,9 @@ def draw_projections(axes: Sequence[Axes], volume: np.ndarray, *, pixel_size: fl
 def render_surface(volume: np.ndarray, level: float, axis: int = 0) -> np.ndarray:
     """Shaded image of the isosurface at ``level`` seen along an axis: (n, n, 4) RGBA, transparent beside it.
 
+    Drawn with its first row below, it shows the hand of the map: it is seen from +z (x right, y up), from -y (x right,
+    z up) or from +x (y right, z up).
+
     For every line of sight the first crossing of ``level`` is found, placed between voxels by linear interpolation,
     and lit from the upper left with the density's gradient as its normal; what lies deeper is darker.
 
@@ -50,7 +62,8 @@ def render_surface(volume: np.ndarray, level: float, axis: int = 0) -> np.ndarra
     ((16, 16, 4), 1.0, 0.0)
     """
     v: np.ndarray = np.moveaxis(np.asarray(volume, dtype=np.float32), axis, 0)
-    v = v[::-1]  # seen from the far end of the axis
+    if axis != 1:  # right x up points to the viewer: y x z = +x and x x y = +z, but x x z = -y
+        v = v[::-1]
     above: np.ndarray = v > level
     hit: np.ndarray = np.asarray(above.any(axis=0))
     first = above.argmax(axis=0)
@@ -101,6 +114,8 @@ def draw_surfaces(axes: Sequence[Axes], volume: np.ndarray, *, pixel_size: float
 def draw_montage(ax: Axes, images: np.ndarray, *, columns: int = 10, pixel_size: float | None = None) -> None:
     """Images (k, n, n) side by side, each on its own grey scale (1st to 99th percentile), with a scale bar.
 
+    The first row of an image is its lowest, as in pictures of micrographs.
+
     >>> from cryoflow.display.style import new_figure
     >>> ax = new_figure(2, 2).subplots()
     >>> draw_montage(ax, np.zeros((3, 8, 8)), columns=2)
@@ -115,7 +130,7 @@ def draw_montage(ax: Axes, images: np.ndarray, *, columns: int = 10, pixel_size:
     for i, image in enumerate(images):
         low, high = np.percentile(image, [1, 99])
         y, x = (i // columns) * pitch, (i % columns) * pitch
-        sheet[y : y + n, x : x + n] = np.clip((image - low) / max(high - low, 1e-12), 0, 1)
+        sheet[y : y + n, x : x + n] = np.clip((image[::-1] - low) / max(high - low, 1e-12), 0, 1)
     ax.imshow(sheet, cmap="gray", vmin=0, vmax=1)
     clean_image(ax)
     if pixel_size:

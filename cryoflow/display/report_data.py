@@ -154,6 +154,7 @@ def ctf_section(run: RunFiles) -> list[Any]:
             left.legend()
             right.hist((u - v)[good & usable], bins=min(20, max(5, int(good.sum()) // 3)), color=CYCLE[0], alpha=0.85)
             right.set(xlabel="astigmatism (Å)", ylabel="micrographs")
+            right.yaxis.get_major_locator().set_params(integer=True)
             return figure
 
         blocks.append(as_figure("ctf-spread", spread, "Defocus, fit resolution and astigmatism.", wide=True))
@@ -170,7 +171,7 @@ def ctf_section(run: RunFiles) -> list[Any]:
 
 
 def _ctf_figure(draw_ctf: Any, one: xr.Dataset) -> Figure:
-    figure = new_figure(6.6, 3.1)
+    figure = new_figure(5.6, 2.7)
     draw_ctf(figure, one)
     return figure
 

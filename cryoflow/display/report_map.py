@@ -29,7 +29,7 @@ CURVES = {
 
 def map_section(run: RunFiles) -> list[Any]:
     """Surfaces, slices and projections of the sharpened map, or of the map."""
-    from cryoflow.display.maps import draw_projections, draw_slices, draw_surfaces
+    from cryoflow.display.maps import AXES, draw_projections, draw_slices, draw_surfaces
     from cryoflow.kernels.masks import auto_threshold
 
     name = "map_sharpened"
@@ -51,9 +51,8 @@ def map_section(run: RunFiles) -> list[Any]:
             draw_surfaces(list(figure.subplots(1, 3)), inside, pixel_size=pixel, level=level)
             return figure
 
-        blocks.append(
-            as_figure("surface", surfaces, f"Surface of {name}.mrc at {level:.3g}, inside the mask.", wide=True)
-        )
+        caption = f"Surface of {name}.mrc at {level:.3g}, inside the mask. {AXES}"
+        blocks.append(as_figure("surface", surfaces, caption, wide=True))
 
     def planes() -> Figure:
         figure = new_figure(9.6, 6.7)
@@ -63,7 +62,7 @@ def map_section(run: RunFiles) -> list[Any]:
         return figure
 
     n = volume.shape[0]
-    blocks.append(as_figure("slices", planes, f"{name}.mrc, {n}³ voxels of {pixel:g} Å, not masked.", wide=True))
+    blocks.append(as_figure("slices", planes, f"{name}.mrc, {n}³ voxels of {pixel:.5g} Å, not masked.", wide=True))
     return blocks + _class_blocks(run)
 
 
@@ -129,10 +128,12 @@ def resolution_section(run: RunFiles) -> list[Any]:
     def curves() -> Figure:
         figure = new_figure(5.6, 3.9)
         shown = {name: table[name] for name in CURVES if name in table}
-        draw_fsc(figure.subplots(), shown, box=box, pixel_size=pixel, resolution=final)
+        scatter = table.get("deviation")
+        draw_fsc(figure.subplots(), shown, box=box, pixel_size=pixel, resolution=final, deviation=scatter)
         return figure
 
-    blocks: list[Any] = [as_figure("fsc", curves, "Fourier shell correlation of the two half-maps.")]
+    caption = "Fourier shell correlation of the two half-maps; the band is its standard deviation by chance."
+    blocks: list[Any] = [as_figure("fsc", curves, caption)]
     ds = run.store("postprocess")
     if ds is not None and "log_amplitude" in ds:
 
@@ -197,7 +198,8 @@ def orientation_section(run: RunFiles) -> list[Any]:
         ("max_probability", "median of the highest pose probability", ""),
     ):
         if key in ds:
-            rows.append((label, f"{float(np.nanmedian(ds[key].values)):.3g}{unit}"))
+            value = float(np.nanmedian(ds[key].values))
+            rows.append((label, (f"{value:.3g}" if value >= 0.01 else "under 0.01") + unit))
     blocks.append(Table(("orientations", ""), rows, numeric=(1,), wide=False))
     return blocks
 
@@ -230,7 +232,7 @@ _HISTORY = {  # record -> title of its panel
     "resolution_0143": "resolution at 0.143 (Å)",
     "step": "angular step (°)",
     "angle_change": "change of angles (°)",
-    "shift_change": "change of shifts (Å)",
+    "shift_change": "change of shifts (pixels)",
     "accuracy_rotation": "accuracy of angles (°)",
     "max_probability": "mean highest probability",
     "significant": "mean significant poses",
@@ -242,6 +244,7 @@ def iteration_table(run: RunFiles) -> dict[str, list[float]]:
     """What refinement recorded of every iteration, by title; empty if there are no records."""
     records = run.iterations
     table = {title: [_number(record.get(key)) for record in records] for key, title in _HISTORY.items()}
+    table[_HISTORY["angle_change"]][:1] = [float("nan")] * len(records[:1])  # nothing before it to differ from
     return {title: values for title, values in table.items() if np.isfinite(values).any()}
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from cryoflow.display.blocks import Missing, Table, Text, human_bytes, human_seconds
 from cryoflow.display.report_map import resolutions
 from cryoflow.display.runfolder import RunFiles
+from cryoflow.display.wording import COSTS, in_words, with_signs
 
 __all__ = ["Card", "cards", "reproduce_section", "stages_section", "warnings"]
-
-COSTS = ("cpu_seconds", "wall_seconds", "peak_memory_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +105,13 @@ def warnings(run: RunFiles) -> list[str]:
             f"low-passed to {start:g} Å. What it shows may be the reference, and not the particles.",
         )
     size = run.volume("map")
-    if final is not None and size is not None and final < 2.1 * size[1]:
+    ended = any("never falls below" in warning for warning in found)
+    if final is not None and size is not None and final < 2.1 * size[1] and not ended:
         found.append(f"The resolution reaches Nyquist ({2 * size[1]:.2f} Å): a smaller pixel may show more.")
     for stage, figures in run.stages.items():
         if figures.get("converged") is False and not any("converged" in warning for warning in found):
             found.append(f"{stage} stopped before it had converged.")
-    return list(dict.fromkeys(found))
+    return [with_signs(warning) for warning in dict.fromkeys(found)]
 
 
 def stages_section(run: RunFiles) -> list[Any]:
@@ -121,10 +121,7 @@ def stages_section(run: RunFiles) -> list[Any]:
         raise Missing("figures.json, which tells what was run, is not there or cannot be read.")
     rows = []
     for name, figures in stages.items():
-        said = ", ".join(
-            f"{k.replace('_', ' ')} {_show(v)}" for k, v in figures.items() if k not in {*COSTS, "warnings"}
-        )
-        rows.append((name, *(_cost(figures, key) for key in COSTS), said))
+        rows.append((name, *(_cost(figures, key) for key in COSTS), with_signs(in_words(figures))))
     blocks: list[Any] = [
         Table(("stage", "CPU", "wall", "peak memory", "found"), rows, numeric=(1, 2, 3),
               caption="CPU time is that of all processes of a stage on this machine.")

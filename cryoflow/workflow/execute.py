@@ -77,7 +77,8 @@ def run(
     workflow = check_files(workflow, root=root)
     folder = RunFolder(output)
     with open_run(folder, echo=echo, needed_bytes=needed_bytes(workflow)) as stack:
-        log.info("cryoflow run in %s: %s", folder.path, " -> ".join(workflow.stages))
+        last = len(workflow.stages) if until is None else workflow.stages.index(until) + 1
+        log.info("cryoflow run in %s: %s", folder.path, " -> ".join(workflow.stages[:last]))
         try:
             if cluster is not None:
                 client = stack.enter_context(connect(cluster, report=performance_report))

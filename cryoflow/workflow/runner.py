@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoflow import __version__
+from cryoflow.display.wording import in_words
 from cryoflow.errors import ParameterError
 from cryoflow.workflow.digest import code_digest, digest, fingerprint
 from cryoflow.workflow.folder import RunFolder, write_text
@@ -138,7 +139,7 @@ def _run_one(
         "ended": datetime.now(UTC).isoformat(timespec="seconds"), "cryoflow": __version__,
         "sizes": folder.sizes(outputs), "figures": figures,
     })  # fmt: skip
-    said = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items() if _short(k, v))
+    said = in_words(figures)
     log.info("%s: done in %.1f s (%.1f CPU-s)%s", title, figures["wall_seconds"], figures["cpu_seconds"],
              f"; {said}" if said else "")  # fmt: skip
     return figures
@@ -151,10 +152,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _short(key: str, value: object) -> bool:
-    return key not in {"cpu_seconds", "wall_seconds", "peak_memory_bytes"} and isinstance(value, int | float | str)
 
 
 def _write_figures(context: Context) -> dict[str, Any]:
