@@ -42,9 +42,15 @@ def left(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()} - {"archive"}
 
 
+def slow(number: int, path: str) -> str:  # noqa: ARG001
+    """Requests of a quick server are answered one by one where the machine has little time."""
+    time.sleep(0.03)
+    return ""
+
+
 def test_parts_come_in_parallel_and_nothing_else_is_left(archive: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
-    with serving(archive) as server:
+    with serving(archive, slow) as server:
         path = download(
             f"{server.url}/a.bin", tmp_path / "new" / "a.bin", size=len(DATA), checksum=SHA,
             progress=lambda done, total: seen.append((done, total)),

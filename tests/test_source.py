@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import tracemalloc
 from pathlib import Path
 
 import fsspec
@@ -13,7 +14,7 @@ import pytest
 from fault_server import serving
 
 from cryoflow.errors import CryoflowError, FormatError, ResourceError
-from cryoflow.io.sources import blocks, transport
+from cryoflow.io.sources import blocks, kept, transport
 from cryoflow.io.sources.address import folder_of, folders_above, resolve
 from cryoflow.io.sources.source import Source, is_remote, open_binary, open_source, read_all
 
@@ -122,14 +123,14 @@ def test_blocks_are_read_once(tmp_path: Path) -> None:
         assert server.requests[-1][1] == "bytes=393216-786431"
 
 
-def test_the_cache_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYOFLOW_CACHE_MB", "0.3")
     (tmp_path / "a.bin").write_bytes(DATA)
     with serving(tmp_path) as server:
         source = open_source(f"{server.url}/a.bin")
         assert source.read(0, len(DATA)) == DATA
-        assert 0 < blocks._memory.bytes <= 300_000
-        assert blocks._memory.bytes == sum(map(len, blocks._memory.blocks.values()))
+        assert 0 < blocks._kept.bytes <= 300_000
+        assert len(blocks._kept.held()) == 2
         asked = len(server.requests)
         assert source.read(900_000, 1_000_000) == DATA[900_000:]  # the latest are still there
         assert len(server.requests) == asked
@@ -137,15 +138,53 @@ def test_the_cache_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(server.requests) == asked + 1
 
 
-def test_a_large_read_leaves_its_edges_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_read_the_edges_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_LARGE", 400_000)
     (tmp_path / "a.bin").write_bytes(DATA)
     with serving(tmp_path) as server:
         source = open_source(f"{server.url}/a.bin")
         assert source.read(10, 900_000) == DATA[10:900_000]
-        assert {number for _, number in blocks._memory.blocks} == {-1, 0, 6}
+        assert {number for _, number in blocks._kept.held()} == {-1, 0, 6}
         source.read(0, 390_000)
-        assert {number for _, number in blocks._memory.blocks} == {-1, 0, 1, 2, 6}
+        assert {number for _, number in blocks._kept.held()} == {-1, 0, 1, 2, 6}
+
+
+@pytest.mark.parametrize("disk", ["fine", "none", "full", "fails"])
+def test_what_is_kept_is_what_was_put_whatever_the_disk_does(disk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_disk(**_: object) -> None:
+        raise FileNotFoundError
+
+    rng, told = random.Random(0), {}
+    writes = os.pwrite
+    if disk == "none":
+        monkeypatch.setattr(kept.tempfile, "TemporaryFile", no_disk)
+    elif disk == "full":  # now and then only a part fits
+        monkeypatch.setattr(os, "pwrite", lambda f, data, at: writes(f, data[: rng.choice([5, len(data)])], at))
+    store, limit = kept.Kept(), 20 * kept.BLOCK
+    for turn in range(600):
+        key = (rng.choice("ab"), rng.randrange(20))
+        if rng.random() < 0.5:
+            told[key] = rng.randbytes(rng.choice([1, 100, kept.HEAD, kept.HEAD + 1, 70_000, kept.BLOCK]))
+            store.put(key, told[key], limit=limit)
+            assert store.bytes == sum(len(told[k]) for k in store.held()) <= limit
+        if disk == "fails" and turn == 300:
+            monkeypatch.setattr(os, "pread", lambda *_: b"")
+        found = store.get(key)
+        assert found == told.get(key) or (found is None and (disk == "fails" or key not in store.held()))
+    assert len(store.held()) > 10
+    in_memory = sum(len(b) for b in store._blocks.values() if isinstance(b, bytes))
+    assert (in_memory > kept.BLOCK) == (disk in ("none", "full"))
+
+
+def test_blocks_are_not_in_the_memory_of_the_process() -> None:
+    store = kept.Kept()
+    tracemalloc.start()
+    for number in range(400):
+        store.put(("a", number), number.to_bytes(4, "little") * (kept.BLOCK // 4), limit=1e9)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert store.bytes > 50e6 > 100 * held
+    assert store.get(("a", 300)) == (300).to_bytes(4, "little") * (kept.BLOCK // 4)
 
 
 def test_the_cache_folder_outlives_the_process_but_not_the_content(

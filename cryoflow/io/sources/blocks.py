@@ -1,6 +1,6 @@
-"""The block cache of remote files: blocks of 128 KiB in memory, the latest used stay, and in a folder if one is given.
+"""The block cache of remote files: blocks of 128 KiB, the latest used stay, and in a folder if one is given.
 
-``CRYOFLOW_CACHE`` names the folder (none by default), ``CRYOFLOW_CACHE_MB`` the megabytes in memory (256).
+``CRYOFLOW_CACHE`` names the folder (none by default), ``CRYOFLOW_CACHE_MB`` the megabytes that a process keeps (256).
 """
 
 from __future__ import annotations
@@ -9,28 +9,26 @@ import hashlib
 import os
 import threading
 import zlib
-from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from cryoflow.io.sources.source import Reads, Source, check_span
-from cryoflow.io.sources.threads import concurrently
+from cryoflow.io.sources.kept import BLOCK, HEAD, Kept
+from cryoflow.io.sources.source import Reads, Source, check_span, filled
+from cryoflow.io.sources.threads import at_once, concurrently
 
 __all__ = ["BLOCK", "HEAD", "CachedReads", "Remote", "forget", "keep_head", "read_blocks"]
 
-BLOCK = 1 << 17
-HEAD = 4096  # what opening a file brings along: enough for its header
-_RUN = 32  # blocks of one request: 4 MiB, a few seconds of a slow connection
+_FEW, _RUN = 8, 32  # blocks of one request: 1 MiB where others go at the same time, 4 take a slow one some seconds
 _HEAD_BLOCK = -1
-_LARGE = 1 << 24  # bytes of a read that would push everything else out of memory: its edges alone are kept there
+_LARGE = 1 << 24  # bytes of a read that would push everything else out: its edges alone are kept
 
 
 class Remote(Source, Protocol):
     """A source whose bytes are worth keeping."""
 
-    def fetch(self, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` from where the file lies."""
+    def fetch_into(self, start: int, out: memoryview) -> None:
+        """Fill ``out`` with what begins at ``start``, from where the file lies."""
 
     @property
     def lasting(self) -> bool:
@@ -38,9 +36,13 @@ class Remote(Source, Protocol):
 
 
 class CachedReads(Reads):
-    """``read`` and ``read_into`` of a remote source, by way of the cache."""
+    """``read`` and ``read_into`` of a remote source, by way of the cache; ``fetch`` goes past it."""
 
     __slots__ = ()
+
+    def fetch(self: Remote, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` from where the file lies."""
+        return filled(check_span(self, start, stop), lambda out: self.fetch_into(start, out))
 
     def read_into(self: Remote, start: int, out: memoryview) -> None:
         """Fill ``out`` with what begins at ``start``."""
@@ -48,31 +50,7 @@ class CachedReads(Reads):
         read_blocks(self, start, out)
 
 
-class _Memory:
-    """Blocks by (token, number), bounded in bytes, the latest used last."""
-
-    def __init__(self) -> None:
-        self.blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self.bytes = 0
-        self.lock = threading.Lock()
-
-    def get(self, key: tuple[str, int]) -> bytes | None:
-        with self.lock:
-            data = self.blocks.get(key)
-            if data is not None:
-                self.blocks.move_to_end(key)
-            return data
-
-    def put(self, key: tuple[str, int], data: bytes) -> None:
-        limit = _megabytes() * 1_000_000
-        with self.lock:
-            self.bytes += len(data) - len(self.blocks.pop(key, b""))
-            self.blocks[key] = data
-            while self.bytes > limit and self.blocks:
-                self.bytes -= len(self.blocks.popitem(last=False)[1])
-
-
-_memory = _Memory()
+_kept = Kept()
 
 
 def _megabytes() -> float:
@@ -83,17 +61,18 @@ def _megabytes() -> float:
 
 
 def forget() -> None:
-    """Empty the cache in memory; the folder stays."""
-    global _memory
-    _memory = _Memory()
+    """Empty the cache of this process; the folder stays."""
+    global _kept
+    _kept = Kept()
 
 
-def keep_head(source: Remote, data: bytes) -> None:
+def keep_head(source: Remote, data: bytearray) -> None:
     """Keep the first bytes of a file, which came with its opening (all of them, if its server sends no parts)."""
-    _keep(source, _HEAD_BLOCK, data[:HEAD])
+    whole = memoryview(data)
+    _keep(source, _HEAD_BLOCK, whole[:HEAD])
     if len(data) > HEAD:
         for number, begin in enumerate(range(0, len(data), BLOCK)):
-            _keep(source, number, data[begin : begin + BLOCK])
+            _keep(source, number, whole[begin : begin + BLOCK])
 
 
 def read_blocks(source: Remote, start: int, out: memoryview) -> None:
@@ -111,27 +90,32 @@ def read_blocks(source: Remote, start: int, out: memoryview) -> None:
             _copy(data, number * BLOCK, start, out)
 
     def fetch(run: range) -> None:
-        begin = run.start * BLOCK
-        data = source.fetch(begin, min(run.stop * BLOCK, source.size))
-        _copy(data, begin, start, out)
+        begin, end = run.start * BLOCK, min(run.stop * BLOCK, source.size)
+        inside = start <= begin and end <= stop
+        data = out[begin - start : end - start] if inside else memoryview(bytearray(end - begin))
+        source.fetch_into(begin, data)
+        if not inside:
+            _copy(data, begin, start, out)
         for number in run:
-            inner = len(out) > _LARGE and number * BLOCK > start and (number + 1) * BLOCK < stop
-            _keep(source, number, data[number * BLOCK - begin : (number + 1) * BLOCK - begin], in_memory=not inner)
+            edge = len(out) <= _LARGE or number * BLOCK <= start or (number + 1) * BLOCK >= stop
+            at = number * BLOCK - begin
+            _keep(source, number, data[at : at + BLOCK], here=edge)
 
-    concurrently(fetch, _runs(missing))
+    concurrently(fetch, _runs(missing, max(_FEW, min(_RUN, -(-len(missing) // at_once())))))
 
 
-def _runs(numbers: list[int]) -> list[range]:
+def _runs(numbers: list[int], most: int) -> list[range]:
+    """Numbers that follow each other, ``most`` in a run."""
     runs: list[range] = []
     for number in numbers:
-        if runs and runs[-1].stop == number and len(runs[-1]) < _RUN:
+        if runs and runs[-1].stop == number and len(runs[-1]) < most:
             runs[-1] = range(runs[-1].start, number + 1)
         else:
             runs.append(range(number, number + 1))
     return runs
 
 
-def _copy(data: bytes, begin: int, start: int, out: memoryview) -> None:
+def _copy(data: bytes | memoryview, begin: int, start: int, out: memoryview) -> None:
     """Copy what ``data``, from byte ``begin`` of the file, shares with ``out``, from byte ``start``."""
     low, high = max(begin, start), min(begin + len(data), start + len(out))
     if low < high:
@@ -140,19 +124,19 @@ def _copy(data: bytes, begin: int, start: int, out: memoryview) -> None:
 
 def _known(source: Remote, number: int) -> bytes | None:
     key = (source.token(), number)
-    data = _memory.get(key)
+    data = _kept.get(key)
     if data is None and number != _HEAD_BLOCK and (file := _file(source, number)) is not None:
         data = _load(file, min(BLOCK, source.size - number * BLOCK))
         if data is not None:
-            _memory.put(key, data)
+            _kept.put(key, data, limit=_megabytes() * 1e6)
     return data
 
 
-def _keep(source: Remote, number: int, data: bytes, *, in_memory: bool = True) -> None:
-    if in_memory:
-        _memory.put((source.token(), number), data)
+def _keep(source: Remote, number: int, data: memoryview, *, here: bool = True) -> None:
+    if here:
+        _kept.put((source.token(), number), data, limit=_megabytes() * 1e6)
     if number != _HEAD_BLOCK and (file := _file(source, number)) is not None:
-        _store(file, data)
+        _store(file, bytes(data))
 
 
 def _file(source: Remote, number: int) -> Path | None:

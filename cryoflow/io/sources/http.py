@@ -46,11 +46,18 @@ class HttpFile(CachedReads):
         """Whether the server tells contents apart."""
         return bool(self.etag or self.modified)
 
-    def fetch(self, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` from the server, not cached."""
-        begin, end = (start, stop) if self.ranges else (0, self.size)
-        data = fetch(self.url, begin, end, lambda response: _checked(response, self.url, begin, end, self))[0]
-        return data if self.ranges else data[start:stop]
+    def fetch_into(self, start: int, out: memoryview) -> None:
+        """Fill ``out`` with what begins at ``start``, from the server."""
+        begin, room = (start, out) if self.ranges else (0, memoryview(bytearray(self.size)))
+        stop = begin + len(room)
+
+        def check(response: Any) -> tuple[None, memoryview]:
+            _checked(response, self.url, begin, stop, self)
+            return None, room
+
+        fetch(self.url, begin, stop, check)
+        if not self.ranges:
+            out[:] = room[start : start + len(out)]
 
     def token(self) -> str:
         """Address, size, ETag and time."""
@@ -67,7 +74,13 @@ def open_http(url: str) -> HttpFile:
     FormatError : nothing there (404, 410), a larger file without ranges, or a server that does not tell the size.
     ResourceError : no answer, a refusal (401, 403), or answers that stay wrong.
     """
-    data, file = fetch(url, 0, HEAD, lambda response: _checked(response, url, 0, HEAD, None))
+
+    def check(response: Any) -> tuple[tuple[HttpFile, bytearray], memoryview]:
+        file, count = _checked(response, url, 0, HEAD, None)
+        data = bytearray(count)
+        return (file, data), memoryview(data)
+
+    file, data = fetch(url, 0, HEAD, check)
     keep_head(file, data)
     return file
 

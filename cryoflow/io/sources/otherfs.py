@@ -25,18 +25,18 @@ class OtherFile(CachedReads):
         """Whether the version tells contents apart."""
         return self.version != ""
 
-    def fetch(self, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` from the file system, which must still hold the same file."""
+    def fetch_into(self, start: int, out: memoryview) -> None:
+        """Fill ``out`` with what begins at ``start``, from the file system, which must still hold the same file."""
         try:
             system, path = _system(self.address)
-            data: bytes = system.cat_file(path, start=start, end=stop)
+            data: bytes = system.cat_file(path, start=start, end=start + len(out))
             size, version = _state(system, path)
         except Exception as error:
             raise _refused(self.address, error) from error
-        if (size, version) != (self.size, self.version) or len(data) != stop - start:
+        if (size, version) != (self.size, self.version) or len(data) != len(out):
             raise changed(self.address, f"{self.size} bytes, version {self.version or 'unknown'}",
                           f"{size} bytes, version {version or 'unknown'}, {len(data)} read")  # fmt: skip
-        return data
+        out[:] = data
 
     def token(self) -> str:
         """Address, size and version."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,22 @@ def changed(address: str, expected: str, found: str) -> FormatError:
                        remedy="The file has changed since it was opened: open it again.")  # fmt: skip
 
 
+def filled(count: int, fill: Callable[[memoryview], None]) -> bytes:
+    """``count`` bytes as ``fill`` writes them.
+
+    >>> filled(3, lambda out: out.__setitem__(slice(1, 3), b"ab"))
+    b'\\x00ab'
+    """
+    if not count:
+        return b""
+    out = io.BytesIO()  # gives its bytes away without a copy
+    out.seek(count - 1)
+    out.write(b"\0")
+    with out.getbuffer() as view:
+        fill(view)
+    return out.getvalue()[:count]
+
+
 class Reads:
     """``read`` of a source that has ``read_into``."""
 
@@ -134,9 +151,7 @@ class Reads:
 
     def read(self: Source, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop``."""
-        out = bytearray(check_span(self, start, stop))
-        self.read_into(start, memoryview(out))
-        return bytes(out)
+        return filled(check_span(self, start, stop), lambda out: self.read_into(start, out))
 
 
 @dataclass(frozen=True, slots=True)

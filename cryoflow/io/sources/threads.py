@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["concurrently", "connections"]
+__all__ = ["at_once", "concurrently", "connections"]
 
 MOST = 8  # what public archives bear from one client
 
@@ -28,6 +28,11 @@ def connections() -> int:
         return MOST
 
 
+def at_once() -> int:
+    """How many calls ``concurrently`` makes at the same time, called from here."""
+    return 1 if getattr(_here, "working", False) else connections()
+
+
 def concurrently(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """``function`` of each item, in order, by the process's threads; the first error ends the rest.
 
@@ -37,7 +42,7 @@ def concurrently(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     [1, 2, 0]
     """
     work = list(items)
-    if len(work) < 2 or getattr(_here, "working", False):
+    if len(work) < 2 or at_once() == 1:
         return [function(item) for item in work]
     futures = [_threads().submit(_marked, function, item) for item in work]
     try:

@@ -51,11 +51,12 @@ def unusable(where: str, found: str) -> ResourceError:
                          remedy="Try again later, or copy the file here.")  # fmt: skip
 
 
-def fetch(url: str, start: int, stop: int, check: Callable[[Any], tuple[Answer, int]]) -> tuple[bytes, Answer]:
+def fetch(url: str, start: int, stop: int, check: Callable[[Any], tuple[Answer, memoryview]]) -> Answer:
     """Ask for bytes ``start`` to ``stop`` of ``url`` until an answer is right, or trying again is of no use.
 
-    ``check(response)`` sees status and headers, and tells what it made of them and how many bytes must follow; it
-    raises ``Again`` for an answer that another attempt may better and any other error for one that is final.
+    ``check(response)`` sees status and headers, and tells what it made of them and where the bytes go, all of which
+    must come; it raises ``Again`` for an answer that another attempt may better and any other error for one that is
+    final.
 
     Raises
     ------
@@ -63,18 +64,17 @@ def fetch(url: str, start: int, stop: int, check: Callable[[Any], tuple[Answer, 
     """
     where = f"{shown(url)}, bytes {start} to {stop}"
 
-    def take(response: Any) -> tuple[bytes, Answer]:
-        answer, count = check(response)
-        out = bytearray(count)
+    def take(response: Any) -> Answer:
+        answer, out = check(response)
         done = 0
         for piece in _pieces(response, where):
-            if done + len(piece) > count:
-                raise Again(unusable(where, f"more than {count} bytes"))
+            if done + len(piece) > len(out):
+                raise Again(unusable(where, f"more than {len(out)} bytes"))
             out[done : done + len(piece)] = piece
             done += len(piece)
-        if done < count:
+        if done < len(out):
             raise Again(unusable(where, f"an answer cut off after {done} bytes"))
-        return bytes(out), answer
+        return answer
 
     return _persist(url, {"Range": f"bytes={start}-{stop - 1}"}, where, take)
 
