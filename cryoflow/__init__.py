@@ -5,10 +5,11 @@ Public names are imported when they are first used, so that ``import cryoflow`` 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
 from typing import Any
+
+from cryoflow.late import late_names
 
 __version__ = "0.1.0.dev0"
 
@@ -66,18 +67,7 @@ __all__ = [  # noqa: RUF022 - in the order of a run
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'cryoflow' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cryoflow.{_PUBLIC[name]}"), name)
-    if name != "postprocess":  # see below
-        globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = late_names(__name__, _PUBLIC)
 
 
 class _Package(ModuleType):

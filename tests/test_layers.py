@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "cryoflow"
 
 # layer of each room; a module may import from lower layers and from its own room
 LAYERS: dict[str, float] = {
-    "errors": -1, "": 0, "conventions": 0, "options": 0, "schema": 0,
+    "errors": -1, "": 0, "conventions": 0, "late": -1, "options": 0, "schema": 0,
     "kernels": 1, "io": 1.5, "catalog": 2, "engine": 2,
     "movies": 3, "ctf": 3, "picking": 3, "particles": 3, "classification": 3, "refinement": 3, "heterogeneity": 3,
     "postprocess": 3, "simulate": 3, "tables": 3,

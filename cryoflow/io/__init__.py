@@ -5,8 +5,9 @@ Public names are imported when they are first used: heavy libraries load only fo
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cryoflow.late import late_names
 
 if TYPE_CHECKING:
     from cryoflow.io.cryosparc.cryosparc import read_cryosparc, write_cryosparc
@@ -84,15 +85,4 @@ __all__ = [
     "write_star",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'cryoflow.io' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cryoflow.io.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = late_names(__name__, _PUBLIC)

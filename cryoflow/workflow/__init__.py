@@ -5,8 +5,9 @@ Public names are imported when they are first used: commands that run no workflo
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cryoflow.late import late_names
 
 if TYPE_CHECKING:
     from cryoflow.workflow.check import check_files
@@ -15,17 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Workflow", "check_files", "checked", "load_workflow", "parse_settings", "run", "to_yaml"]
 
-_MODULES = {"check_files": "check", "run": "execute"}  # the others: model
+# name -> module that defines it
+_MODULES = dict.fromkeys(__all__, "model") | {"check_files": "check", "run": "execute"}
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module 'cryoflow.workflow' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cryoflow.workflow.{_MODULES.get(name, 'model')}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = late_names(__name__, _MODULES)
