@@ -139,6 +139,7 @@ def draw_convergence(axes: Sequence[Axes], table: Mapping[str, Sequence[float]])
         ax.plot(x[good], y[good], "o-", ms=3, color=CYCLE[0], lw=1.4)
         ax.set_title(name.replace("_", " "))
         ax.set_xlabel("iteration")
+        ax.set_xlim(0.5, len(y) + 0.5)
         ax.grid(visible=True, axis="y")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         if good.any() and y[good].min() > 0 and y[good].max() / y[good].min() > 30:

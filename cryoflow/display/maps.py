@@ -72,11 +72,8 @@ def render_surface(volume: np.ndarray, level: float, axis: int = 0) -> np.ndarra
     step = np.where((first > 0) & (at > before), (at - level) / np.maximum(at - before, 1e-20), 0.0)
     depth = first - step
     # density gradient at the crossing, between the two voxels beside it
-    normal: list[np.ndarray] = []
-    gradients: Sequence[np.ndarray] = np.gradient(v)
-    for gradient in gradients:
-        inner, outer = gradient[first, rows, columns], gradient[np.maximum(first - 1, 0), rows, columns]
-        normal.append(-((1 - step) * inner + step * outer))
+    places = (first, rows, columns), (np.maximum(first - 1, 0), rows, columns)
+    normal = [-((1 - step) * _slope(v, places[0], i) + step * _slope(v, places[1], i)) for i in range(3)]
     length = np.sqrt(sum(g * g for g in normal)) + 1e-20
     nz, ny, nx = (g / length for g in normal)
     lit = np.clip(-0.80 * nz + 0.42 * ny - 0.42 * nx, 0, 1)
@@ -88,6 +85,15 @@ def render_surface(volume: np.ndarray, level: float, axis: int = 0) -> np.ndarra
     shade = (0.25 + 0.85 * lit) * fog
     rgb = np.clip(shade[..., None] * colour + 0.25 * (shine * fog)[..., None], 0, 1)
     return np.concatenate([rgb, hit[..., None].astype(np.float32)], axis=-1).astype(np.float32)
+
+
+def _slope(v: np.ndarray, place: tuple[np.ndarray, ...], axis: int) -> np.ndarray:
+    """Derivative of v along an axis at some voxels: the difference of both neighbours, of those that there are."""
+    after, before = list(place), list(place)
+    after[axis] = np.minimum(place[axis] + 1, v.shape[axis] - 1)
+    before[axis] = np.maximum(place[axis] - 1, 0)
+    out: np.ndarray = (v[tuple(after)] - v[tuple(before)]) / (after[axis] - before[axis])
+    return out
 
 
 def draw_surfaces(axes: Sequence[Axes], volume: np.ndarray, *, pixel_size: float, level: float, box: int = 360) -> None:

@@ -132,7 +132,8 @@ def resolution_section(run: RunFiles) -> list[Any]:
         draw_fsc(figure.subplots(), shown, box=box, pixel_size=pixel, resolution=final, deviation=scatter)
         return figure
 
-    caption = "Fourier shell correlation of the two half-maps; the band is its standard deviation by chance."
+    band = " The band is the standard deviation of the corrected curve by chance." if "deviation" in table else ""
+    caption = f"Fourier shell correlation of the two half-maps.{band}"
     blocks: list[Any] = [as_figure("fsc", curves, caption)]
     ds = run.store("postprocess")
     if ds is not None and "log_amplitude" in ds:

@@ -12,19 +12,18 @@ __all__ = ["COSTS", "in_words", "with_signs"]
 COSTS = ("cpu_seconds", "wall_seconds", "peak_memory_bytes")
 _SILENT = {*COSTS, "warnings", "report"}
 
-# figure -> what it is called, digits, unit
-_FIGURES: dict[str, tuple[str, int, str]] = {
-    "snr": ("signal to noise", 3, ""),
-    "mean_defocus": ("mean underfocus", 0, "A"),
-    "median_ctf_resolution": ("CTF fits hold to", 2, "A (median)"),
-    "particles_per_micrograph": ("a micrograph", 1, ""),
-    "box": ("box", 0, "pixels"),
-    "resolution_refine": ("FSC 0.143 at", 2, "A"),
-    "resolution": ("FSC 0.143 at", 2, "A"),
-    "resolution_range": ("by chance from", 2, "A"),
-    "resolution_half": ("FSC 0.5 at", 2, "A"),
-    "b_factor": ("B-factor", 0, "A^2"),
-    "truth_resolution": ("against the truth FSC 0.5 at", 2, "A"),
+# figure -> how it is said
+_SAID = {
+    "snr": "signal to noise {:.3g}",
+    "mean_defocus": "mean underfocus {:.0f} A",
+    "median_ctf_resolution": "CTF fits hold to {:.2f} A (median)",
+    "particles_per_micrograph": "{:.1f} a micrograph",
+    "box": "box {} pixels",
+    "resolution_refine": "FSC 0.143 at {:.2f} A",
+    "resolution": "FSC 0.143 at {:.2f} A",
+    "resolution_half": "FSC 0.5 at {:.2f} A",
+    "b_factor": "B-factor {:.0f} A^2",
+    "truth_resolution": "FSC 0.5 with the truth at {:.2f} A",
 }
 
 
@@ -33,22 +32,35 @@ def in_words(figures: Mapping[str, Any]) -> str:
 
     >>> in_words({"cpu_seconds": 1.0, "particles": 2703, "mean_defocus": 19988.7, "converged": True})
     'particles 2703, mean underfocus 19989 A, converged yes'
-    >>> in_words({"resolution": None, "b_factor": -90.4, "resolution_range": [6.1, 5.71]})
-    'no FSC 0.143, B-factor -90 A^2, by chance from 6.10 to 5.71 A'
+    >>> in_words({"resolution": 5.879, "resolution_range": [6.1, 5.71], "b_factor": -90.4})
+    'FSC 0.143 at 5.88 A (6.10 to 5.71 A by chance), B-factor -90 A^2'
+    >>> in_words({"resolution": None, "resolution_range": [None, None], "b_factor": 0.0})
+    'FSC 0.143 nowhere, B-factor 0 A^2'
     """
-    return ", ".join(_one(key, value) for key, value in figures.items() if key not in _SILENT)
+    parts: list[str] = []
+    for key, value in figures.items():
+        if key == "resolution_range":
+            if parts and isinstance(value, list | tuple) and all(_finite(v) for v in value):
+                parts[-1] += f" ({' to '.join(f'{v:.2f}' for v in value)} A by chance)"
+        elif key not in _SILENT:
+            parts.append(_one(key, value))
+    return ", ".join(parts)
 
 
 def _one(key: str, value: Any) -> str:
-    name, digits, unit = _FIGURES.get(key, (key.replace("_", " "), -1, ""))
+    if key in _SAID:
+        said = _SAID[key]
+        if _finite(value):
+            return said.format(value)
+        return f"{said[: said.index('{')].removesuffix('at ')}nowhere" if " at " in said else f"{key} unknown"
+    name = key.replace("_", " ")
     if isinstance(value, bool):
         return f"{name} {'yes' if value else 'no'}"
-    values = value if isinstance(value, list | tuple) else [value]
-    if key in _FIGURES and not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
-        return f"no {name.removesuffix(' at')}"
-    said = " to ".join(f"{v:.{digits}f}" if digits >= 0 else f"{v:.4g}" if isinstance(v, float) else str(v)
-                       for v in values)  # fmt: skip
-    return f"{name} {said} {unit}".rstrip()
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def with_signs(text: str) -> str:
