@@ -22,6 +22,8 @@ from cryoflow.options import takes
 
 __all__ = ["attach_images"]
 
+_ROWS = 1 << 16  # rows looked at together
+
 
 @takes(ImageOptions, DEFAULTS)
 def attach_images(
@@ -86,8 +88,14 @@ def attach_images(
 def _first_rows(file: NDArray[np.int32], count: int) -> NDArray[np.int64]:
     """For each file the first row that names it."""
     first = np.zeros(count, np.int64)
-    first[file[::-1]] = np.arange(len(file) - 1, -1, -1)
+    for rows in reversed(_pieces(len(file))):
+        first[file[rows][::-1]] = np.arange(rows.stop - 1, rows.start - 1, -1)
     return first
+
+
+def _pieces(count: int) -> list[slice]:
+    """All rows, some at a time: what is made for a check takes no memory that goes with their number."""
+    return [slice(first, min(first + _ROWS, count)) for first in range(0, count, _ROWS)]
 
 
 def _open(names: Sequence[str], root: str, at: list[str], allow_outside: bool) -> tuple[ImageFile, ...]:
@@ -111,12 +119,13 @@ def _open(names: Sequence[str], root: str, at: list[str], allow_outside: bool) -
 def _check_sections(
     images: tuple[ImageFile, ...], names: Sequence[str], file: NDArray[np.int32], section: NDArray[np.int64], where: str
 ) -> None:
-    depth = np.array([image.shape[0] for image in images], np.int64)[file]
-    bad = np.flatnonzero((section < 0) | (section >= depth))
+    depth = np.array([image.shape[0] for image in images], np.int64)
+    pieces = [(section[rows] < 0) | (section[rows] >= depth[file[rows]]) for rows in _pieces(len(file))]
+    bad = np.flatnonzero(np.concatenate([np.zeros(0, bool), *pieces]))
     if len(bad):
         row = bad[0]
         raise FormatError(
-            f"{where}, row {row + 1}", expected=f"an image number from 1 to {depth[row]} of {names[file[row]]}",
+            f"{where}, row {row + 1}", expected=f"an image number from 1 to {depth[file[row]]} of {names[file[row]]}",
             found=f"{section[row] + 1}", remedy=f"{len(bad)} rows name images that are not there.",
         )  # fmt: skip
 
@@ -135,8 +144,9 @@ def _one_box(images: tuple[ImageFile, ...]) -> tuple[int, int]:
 
 
 def _check_pixel_sizes(images: tuple[ImageFile, ...], file: NDArray[np.int32], ds: xr.Dataset, where: str) -> None:
-    group = np.asarray(ds.optics_group.values, np.int64)
-    pairs = np.unique(group * len(images) + file)  # optics groups and the files that hold their images
+    group = np.asarray(ds.optics_group.values)
+    found = [np.unique(group[rows].astype(np.int64) * len(images) + file[rows]) for rows in _pieces(len(file))]
+    pairs = np.unique(np.concatenate([np.zeros(0, np.int64), *found]))  # groups and the files that hold their images
     for number in np.unique(pairs // len(images)):
         named = [images[i] for i in pairs[pairs // len(images) == number] % len(images)]
         given = float(ds.pixel_size[number])

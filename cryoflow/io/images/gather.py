@@ -53,9 +53,10 @@ class Gathered(LazyImages):
     def shape(self) -> tuple[int, ...]:
         return (len(self.row), *self.parts[0].shape[1:])
 
-    def content(self) -> Iterator[bytes]:
+    def content(self) -> Iterator[bytes | memoryview]:
         """The rows, and the names of the parts."""
-        yield self.part.tobytes() + self.row.tobytes()
+        yield np.ascontiguousarray(self.part).data
+        yield np.ascontiguousarray(self.row).data
         for array in self.parts:
             yield array.token().encode()
 

@@ -59,9 +59,11 @@ class FileImages(LazyImages):
     def shape(self) -> tuple[int, ...]:
         return (len(self.file), *self.frame)
 
-    def content(self) -> Iterator[bytes]:
+    def content(self) -> Iterator[bytes | memoryview]:
         """The rows, and the files as they were when they were opened."""
-        yield self.file.tobytes() + self.section.tobytes() + str(self.dtype).encode()
+        yield np.ascontiguousarray(self.file).data
+        yield np.ascontiguousarray(self.section).data
+        yield str(self.dtype).encode()
         for file in self.files:
             yield f"{file.token()}\n".encode()
 

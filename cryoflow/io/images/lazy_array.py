@@ -27,7 +27,7 @@ class LazyImages(BackendArray):
     def shape(self) -> tuple[int, ...]:
         raise NotImplementedError
 
-    def content(self) -> Iterable[bytes]:
+    def content(self) -> Iterable[bytes | memoryview]:
         """What tells this array from others, piece by piece."""
         raise NotImplementedError
 

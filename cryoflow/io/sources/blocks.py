@@ -19,7 +19,7 @@ from cryoflow.io.sources.threads import at_once, concurrently
 
 __all__ = ["BLOCK", "HEAD", "CachedReads", "Remote", "forget", "keep_head", "read_blocks"]
 
-_FEW, _RUN = 8, 32  # blocks of one request: 1 MiB where others go at the same time, 4 take a slow one some seconds
+_FEW, _RUN = 4, 32  # blocks of a request: 512 KiB where others go at the same time, 4 MiB take a slow one some seconds
 _HEAD_BLOCK = -1
 _LARGE = 1 << 24  # bytes of a read that would push everything else out: its edges alone are kept
 
