@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from cryoflow.display.report_run import warnings
+from cryoflow.display.runfolder import RunFiles
 from cryoflow.errors import CryoflowError, FormatError, ParameterError, ResourceError
 from cryoflow.workflow import Workflow, check_files, load_workflow, parse_settings, run, to_yaml
 from cryoflow.workflow import parameters as p
@@ -423,6 +425,19 @@ def test_figures_and_the_workflow_as_run_are_written(tmp_path: Path) -> None:
     assert load_workflow(tmp_path / "workflow.yaml") == load_workflow(chain())
 
 
+def test_results_out_of_date_are_told_and_valid_ones_counted(tmp_path: Path) -> None:
+    again(tmp_path)
+    again(tmp_path, until="ctf")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures["stages"]) == list(SPECS)  # all of them still hold
+    assert "out_of_date" not in figures
+    again(tmp_path, until="extract", pick={"diameter": 120})
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures["stages"]) == ["micrographs", "ctf", "pick", "extract"]
+    assert figures["out_of_date"] == ["refine", "postprocess", "report"]
+    assert "Out of date: postprocess" in " ".join(warnings(RunFiles(tmp_path)))
+
+
 KILLED = """
     import os, signal, sys
     from pathlib import Path
@@ -478,6 +493,29 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         pass
     with open_run(place, echo=False, needed_bytes=0):
         pass
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "stores").mkdir(parents=True)  # empty: in nobody's way
+    (other / "workflow.yaml").write_text("services: {}")
+    with pytest.raises(ParameterError, match=r"new folder.*workflow\.yaml in it, which the run would replace"):
+        run("demo", output=other)
+    assert (other / "workflow.yaml").read_text() == "services: {}"
+    (other / "workflow.yaml").unlink()
+    (other / "map.mrc").write_text("of somebody")
+    with pytest.raises(ParameterError, match=r"map\.mrc"):
+        RunFolder(other).claim(["map.mrc", "stores/a.zarr"], "simulate")
+    RunFolder(other).claim(["half1.mrc"], "simulate")  # other files may lie beside
+
+
+def test_a_run_from_another_source_is_not_replaced(tmp_path: Path) -> None:
+    again(tmp_path)
+    RunFolder(tmp_path).claim(["pick.txt"], "micrographs")
+    (tmp_path / ".lock").unlink()  # as in a copy without hidden files: its records tell
+    RunFolder(tmp_path).claim(["pick.txt"], "micrographs")
+    with pytest.raises(ParameterError, match="a run from particles; found a run from micrographs"):
+        RunFolder(tmp_path).claim(["pick.txt"], "particles")
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

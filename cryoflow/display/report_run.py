@@ -88,6 +88,8 @@ def warnings(run: RunFiles) -> list[str]:
     for figures in run.stages.values():
         given = figures.get("warnings", ())
         found += [str(w) for w in given] if isinstance(given, list | tuple) else [str(given)]
+    for stage in run.figures.get("out_of_date", ()):
+        found.insert(0, f"Out of date: {stage} was made before what it stands on changed. Run the workflow again.")
     ds = run.store("postprocess")
     if ds is not None:
         found += [str(w) for w in np.atleast_1d(ds.attrs.get("warnings", []))]

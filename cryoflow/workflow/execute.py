@@ -11,7 +11,7 @@ from cryoflow.errors import ParameterError
 from cryoflow.workflow.check import check_files, needed_bytes
 from cryoflow.workflow.folder import RunFolder
 from cryoflow.workflow.model import Workflow, load_workflow
-from cryoflow.workflow.runner import open_run, run_stages
+from cryoflow.workflow.runner import left, open_run, run_stages
 
 __all__ = ["run"]
 
@@ -49,7 +49,7 @@ def run(
 
     Raises
     ------
-    ParameterError : a wrong workflow, before anything starts.
+    ParameterError : a wrong workflow, or a folder of something else, before anything starts.
     ResourceError : the folder cannot be written, its disk is too full, or another run holds it.
 
     Examples
@@ -76,6 +76,7 @@ def run(
         parse_address(cluster)
     workflow = check_files(workflow, root=root)
     folder = RunFolder(output)
+    folder.claim([name for stage in workflow.stages for name in left(STAGES[stage], workflow)], workflow.source)
     with open_run(folder, echo=echo, needed_bytes=needed_bytes(workflow)) as stack:
         last = len(workflow.stages) if until is None else workflow.stages.index(until) + 1
         log.info("cryoflow run in %s: %s", folder.path, " -> ".join(workflow.stages[:last]))
@@ -86,8 +87,9 @@ def run(
                 stack.enter_context(report_of(client, performance_report))
             return run_stages(workflow, folder, STAGES, client=client, until=until, progress=progress)
         except Exception as error:
-            log.error("stopped: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            # the caller is told by the error itself
+            log.error("stopped: %s", error, exc_info=log.isEnabledFor(logging.DEBUG), extra={"told": True})
             raise
         except KeyboardInterrupt:
-            log.error("interrupted")
+            log.error("interrupted", extra={"told": True})
             raise

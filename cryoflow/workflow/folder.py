@@ -8,12 +8,12 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cryoflow.errors import ResourceError
+from cryoflow.errors import ParameterError, ResourceError
 
 __all__ = ["RunFolder", "write_text"]
 
@@ -30,6 +30,16 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+_OWN = ("workflow.yaml", "figures.json", "run.log", "stores", "stages")  # of every run
+
+
+def _filled(folder: Path) -> Iterator[str]:
+    """Names of the files and of the folders with anything in them."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not path.is_dir() or any(path.iterdir()):
+            yield path.name
+
+
 class RunFolder:
     """Where a run writes. Records lie in ``stages/``, Zarr stores in ``stores/``, files for other programs on top."""
 
@@ -37,6 +47,41 @@ class RunFolder:
         self.path = Path(path).resolve()
         self.stores = self.path / "stores"
         self.records = self.path / "stages"
+
+    def claim(self, names: Iterable[str], source: str) -> None:
+        """Refuse a folder where something else has the names that a run writes, or where a run has another source.
+
+        Raises
+        ------
+        ParameterError : nothing was written yet, and nothing there is touched.
+        """
+        if not self._of_a_run():
+            taken = sorted({name.partition("/")[0] for name in (*names, *_OWN)} & set(_filled(self.path)))
+            if taken:
+                raise ParameterError(
+                    str(self.path), expected="a new folder, or that of a run",
+                    found=f"another one, with {', '.join(taken[:3])} in it, which the run would replace",
+                    remedy="Choose another with -o.",
+                )  # fmt: skip
+            return
+        import yaml
+
+        try:
+            there = yaml.safe_load((self.path / "workflow.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return  # it will be written anew; the records of the stages say what is finished
+        others = [s for s in ("micrographs", "particles", "simulate") if isinstance(there, dict) and there.get(s)]
+        if len(others) == 1 and others[0] != source:
+            raise ParameterError(
+                str(self.path), expected=f"a new folder, or a run from {source}", found=f"a run from {others[0]}",
+                remedy="Choose another with -o.",
+            )  # fmt: skip
+
+    def _of_a_run(self) -> bool:
+        """Whether a run was here before."""
+        return (self.path / ".lock").is_file() or any(
+            self.read_record(path.stem).get("stage") == path.stem for path in self.records.glob("*.json")
+        )
 
     def prepare(self, needed_bytes: int = 0) -> None:
         """Make the folder; raise ``ResourceError`` if it cannot be written or the disk is too full."""
@@ -50,7 +95,7 @@ class RunFolder:
             raise ResourceError(
                 str(self.path),
                 expected="a folder that can be written",
-                found=error.strerror or str(error),
+                found="a file" if isinstance(error, FileExistsError) else error.strerror or str(error),
                 remedy="Choose another with -o.",
             ) from None
         free = shutil.disk_usage(self.path).free
@@ -90,6 +135,7 @@ class RunFolder:
         if echo:
             handlers.append(logging.StreamHandler())
             handlers[1].setFormatter(logging.Formatter("%(message)s"))
+            handlers[1].addFilter(lambda record: not getattr(record, "told", False))
         level = log.level
         log.setLevel(logging.INFO)
         for handler in handlers:

@@ -55,6 +55,7 @@ class Context:
     client: Any = None
     progress: bool | None = None
     figures: dict[str, Any] = field(default_factory=dict)  # of all stages so far, by stage
+    stale: list[str] = field(default_factory=list)  # stages whose results are of an earlier run
 
 
 def plan(workflow: Workflow, specs: Mapping[str, StageSpec]) -> dict[str, str]:
@@ -104,6 +105,14 @@ def run_stages(
             continue
         context.figures[stage] = _run_one(stage, spec, title, context, record, digests[stage])
         _write_figures(context)
+    for stage in workflow.stages[len(stages) :]:  # not asked for now: what they left stays, and may be out of date
+        record = folder.read_record(stage)
+        if finished(folder, record, digests[stage], left(specs[stage], workflow)):
+            context.figures[stage] = record["figures"]
+        elif record.get("state") == "finished":
+            context.stale.append(stage)
+    if context.stale:
+        log.warning("out of date, for what they stand on has changed: %s", ", ".join(context.stale))
     return _write_figures(context)
 
 
@@ -176,6 +185,8 @@ def _write_figures(context: Context) -> dict[str, Any]:
         found = [f[key] for f in stages.values() if key in f]
         if found:
             figures[key] = found[-1]
+    if context.stale:
+        figures["out_of_date"] = context.stale
     write_text(context.folder.path / "figures.json", json.dumps(figures, indent=1, default=str) + "\n")
     return figures
 
