@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -70,6 +72,48 @@ def test_a_thousand_stacks_open_quickly_and_in_little_memory(many: Path, where: 
         tracemalloc.stop()
         assert most < 100e6
         assert len(pickle.dumps(opened.image.data)) < 12e6
+
+
+_OPEN = """
+import sys
+from pathlib import Path
+from cryoflow.io import read_particles
+
+def status(what):
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith(what)) / 1000
+
+read_particles(sys.argv[1])
+before = status("VmRSS")
+ds = read_particles(sys.argv[2])
+print(ds.sizes["particle"], status("VmHWM") - before)
+"""
+
+
+def _table(path: Path, stacks: int, each: int) -> str:
+    """A STAR file of 12 columns for the first ``each`` images of some stacks; returns its name."""
+    labels = "ImageName MicrographName CoordinateX CoordinateY AngleRot AngleTilt AnglePsi OriginX OriginY DefocusU " \
+             "DefocusV DefocusAngle Voltage PixelSize"  # fmt: skip
+    rows = "".join(
+        f"{j + 1:06d}@STACK.mrcs m/STACK.mrc {j}.5 {j}.25 {j % 360 - 179.5} {j % 179}.5 0.5 1.25 -2.5 {15000 + j}.1 "
+        f"{14800 + j}.2 45.5 300 1.5\n" for j in range(each)
+    )  # fmt: skip
+    with path.open("w") as star:
+        star.write("data_\nloop_\n" + "".join(f"_rln{label}\n" for label in labels.split()))
+        star.writelines(rows.replace("STACK", str(i)) for i in range(stacks))
+    return path.name
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by Linux")
+@pytest.mark.parametrize(("where", "most"), [("disk", 125), ("http", 155)])
+def test_a_table_of_half_a_million_rows_and_its_stacks_take_little_memory(many: Path, where: str, most: float) -> None:
+    """Of the process that opens them, beyond its libraries; ``most`` MB are half as much again as it takes."""
+    small, large = _table(many / "small.star", 2, EACH), _table(many / "large.star", STACKS, EACH)
+    with serving(many) as server:
+        root = str(many) if where == "disk" else server.url
+        code = [sys.executable, "-c", _OPEN, f"{root}/{small}", f"{root}/{large}"]
+        told = subprocess.run(code, check=True, capture_output=True, text=True).stdout.split()
+    assert int(told[0]) == STACKS * EACH
+    assert float(told[1]) < most
 
 
 def test_every_image_file_of_the_protocol_is_one(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def _pieces(response: Any, where: str) -> Iterator[bytes]:
     """The body piece by piece, from a server that neither stalls nor drips."""
     limit = _timeout()
     got, until = 0, time.monotonic() + limit
-    while piece := response.read1(1 << 18):
+    while piece := response.read1(1 << 16):
         yield piece
         got += len(piece)
         if time.monotonic() > until:
