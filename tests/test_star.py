@@ -461,8 +461,10 @@ def test_a_file_in_windows_is_the_file(returns: bytes, monkeypatch: pytest.Monke
 
 
 def test_more_labels_or_blocks_than_any_file_has_are_refused() -> None:
-    with pytest.raises(FormatError, match="at most 10000 labels"):
-        parse_star(b"data_\nloop_\n" + b"".join(b"_%d\n" % i for i in range(10_001)))
+    with pytest.raises(FormatError, match="at most 1000 labels in a block"):
+        parse_star(b"data_\nloop_\n" + b"".join(b"_%d\n" % i for i in range(1001)))
+    with pytest.raises(FormatError, match="labels in a file of this size"):
+        parse_star(b"".join(b"data_%d\n" % i + b"".join(b"_%d 1\n" % j for j in range(1000)) for i in range(13)))
     with pytest.raises(FormatError, match="at most 10000 blocks"):
         parse_star(b"".join(b"data_%d\n" % i for i in range(10_001)))
     with pytest.raises(FormatError, match="a name of a block"):
@@ -598,7 +600,8 @@ def test_damage_of_megabytes_is_read_in_seconds() -> None:
     endless = {
         "more than 10002": head + b'"a ' * 700_000,
         "at most 1048576": b"data_\n_a " + b"1 " * 900_000,
-        "fewer texts": b"data_" + b"\n;a\n;" * 40_000,
+        "expected a label": b"data_" + b"\n;a\n;" * 40_000,
+        "line 400002: expected a line with ; to end": b"data_" + b"\n;a\n;" * 200_000 + b"\n;" + b"\n" * 1_000_000,
     }
     for says, text in endless.items():
         with pytest.raises(FormatError, match=says):

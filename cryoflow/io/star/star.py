@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryoflow.errors import FormatError
 from cryoflow.io.star.starbytes import BLANKS, StarBytes
+from cryoflow.io.star.startokens import TEXT
 from cryoflow.io.star.starwrite import is_text, write_star
 from cryoflow.io.star.words import decode
 
@@ -21,6 +22,7 @@ __all__ = ["is_text", "parse_star", "read_star", "write_star"]
 _FAR = 8 << 20  # bytes of a remote file read at a time: by several connections
 _COMMENTS, _ABOVE = 1000, 1 << 20  # comment lines kept above a block, and bytes they are looked for in
 _BLOCKS = 10_000  # in a file
+_LABELS, _APART = 10_000, 64  # labels in a file: as many, and one more for so many bytes
 _NAME = 1 << 12  # bytes of a block's name
 _DATA, _BOM = b"data_", b"\xef\xbb\xbf"
 
@@ -78,23 +80,35 @@ class _Survey:
     begin: int  # after the byte order mark
     heads: list[tuple[str, int, int]]  # name of every data_ line, where its name ends and where it begins
     lines: list[int]  # line ends before each window
-    returns: bool = False
-    fields: bool = False
+    returns: bool = False  # whether a carriage return alone ends a line
+    texts: bool = False  # whether there is text of several lines
+    opened: int = -1  # where one of those began that has not ended yet
+    after: int = 0  # where the last one began or ended
+
+    def outside(self, piece: bytes, start: int, window: int) -> Iterator[tuple[int, int]]:
+        """Where the parts of ``piece`` (at ``start``) are that lie in no text of several lines."""
+        at = max(0, self.after - start)
+        while True:
+            edge = piece.find(TEXT, at, window + 1)
+            if self.opened < 0:
+                yield at, edge if edge >= 0 else len(piece)
+            if edge < 0:
+                return
+            self.opened, self.texts = (start + edge if self.opened < 0 else -1), True
+            self.after, at = start + edge + 2, edge + 2
 
 
 def _read(text: StarBytes, where: str) -> dict[str, pd.DataFrame]:
     from cryoflow.io.star.starblock import read_block
-    from cryoflow.io.star.starfields import put_fields, take_fields
 
     survey = _survey(text, where)
     if survey.returns:
         text.returns = True
         survey = _survey(text, where)
-    fields: dict[str, str] = {}
-    if survey.fields:  # the one case in which the whole file is held
-        data, fields = take_fields(text.whole(), where)
-        text = StarBytes.of(data)
-        survey = _survey(text, where)
+    text.texts = survey.texts
+    if survey.opened >= 0:
+        raise FormatError(f"{where}, line {text.line_of(survey.opened + 1)}", expected="a line with ; to end the text",
+                          found="the end of the file")  # fmt: skip
     heads = survey.heads
     if not heads:
         top = text.read(survey.begin, survey.begin + 40)
@@ -102,7 +116,7 @@ def _read(text: StarBytes, where: str) -> dict[str, pd.DataFrame]:
         raise FormatError(where, expected="a STAR file with at least one data_ block",
                           found="an empty file" if empty else f"text starting with {top!r}")  # fmt: skip
     blocks: dict[str, pd.DataFrame] = {}
-    before = survey.begin
+    before, labels = survey.begin, 0
     for (name, begin, line), (_, _, stop) in zip(heads, [*heads[1:], ("", 0, text.size)], strict=True):
         at = f"{where}, block data_{name}"
         if name in blocks:
@@ -110,10 +124,12 @@ def _read(text: StarBytes, where: str) -> dict[str, pd.DataFrame]:
                               found="a second one")  # fmt: skip
         first, last = begin // text.window, -(-stop // text.window)
         room = survey.lines[min(last, len(survey.lines) - 1)] - survey.lines[first] + 1
-        blocks[name] = table = read_block(text, begin, stop, at, room=room, marks=bool(fields))
+        blocks[name] = table = read_block(text, begin, stop, at, room=room)
         table.attrs |= _comments(text, before, line)
-        if fields:
-            put_fields(table, fields)
+        labels += len(table.columns)
+        if labels > _LABELS + text.size // _APART:
+            raise FormatError(at, expected=f"at most {_LABELS + text.size // _APART} labels in a file of this size",
+                              found="more")  # fmt: skip
         before = begin
     return blocks
 
@@ -125,22 +141,27 @@ def _survey(text: StarBytes, where: str) -> _Survey:
     for start in range(0, text.size, text.window):
         piece = text.read(start, start + text.window + len(_DATA) - 1)
         found.lines.append(found.lines[-1] + piece.count(b"\n", 0, text.window))
-        if b"\r" in piece and not text.returns:
+        if not text.returns and _returns(piece, last=start + len(piece) >= text.size):
             found.returns = True
             return found
-        if not found.fields and b"\n;" in piece:
-            found.fields = True
-        at = piece.find(_DATA)
-        while at >= 0:
-            if at == 0 or piece[at - 1] in b"\n" + BLANKS or start + at == begin:
-                line = text.line_begin(start + at, begin)
-                if line >= 0 and not (found.heads and found.heads[-1][2] == line):
-                    name = _name(text, start + at + len(_DATA), where)
-                    found.heads.append((decode(name), start + at + len(_DATA) + len(name), line))
-            at = piece.find(_DATA, at + len(_DATA))
+        for first, last in found.outside(piece, start, text.window):
+            at = piece.find(_DATA, first, last)
+            while at >= 0:
+                if at == 0 or piece[at - 1] in b"\n" + BLANKS or start + at == begin:
+                    line = text.line_begin(start + at, begin)
+                    if line >= 0 and not (found.heads and found.heads[-1][2] == line):
+                        name = _name(text, start + at + len(_DATA), where)
+                        found.heads.append((decode(name), start + at + len(_DATA) + len(name), line))
+                at = piece.find(_DATA, at + len(_DATA), last)
         if len(found.heads) > _BLOCKS:
             raise FormatError(where, expected=f"at most {_BLOCKS} blocks", found="more")
     return found
+
+
+def _returns(piece: bytes, *, last: bool) -> bool:
+    """Whether a carriage return alone ends a line, as on old Macs; that at the end may go on in the next piece."""
+    known = len(piece) if last else len(piece) - piece.endswith(b"\r")
+    return b"\r" in piece and piece.count(b"\r", 0, known) > piece.count(b"\r\n")
 
 
 def _name(text: StarBytes, start: int, where: str) -> bytes:

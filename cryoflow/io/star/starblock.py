@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,44 +9,33 @@ from numpy.typing import NDArray
 
 from cryoflow.errors import FormatError
 from cryoflow.io.star.starbytes import StarBytes
-from cryoflow.io.star.startokens import MARK, BadRow, is_label, words_of
+from cryoflow.io.star.starnumbers import number_of
+from cryoflow.io.star.startokens import TEXT, BadRow, is_label, words_of
 from cryoflow.io.star.starwrite import is_text
-from cryoflow.io.star.words import Words, decode
+from cryoflow.io.star.words import Words, decode, joined
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["read_block"]
 
-_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")
-_REAL = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE)
-_SMALL = 1 << 18  # bytes of a table below which text is held as Python's
-_LABELS = 10_000  # of a block
+_SMALL = 1 << 18  # bytes of a table below which text is held as Python's strings
+_LABELS = 1000  # of a block
 _LINE = 1 << 20  # bytes of a line that is no row
 _ONE = "one loop_ or one list in a block"
 _SPLIT = "Split the block in two data_ blocks."
 
 
-def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int, marks: bool) -> pd.DataFrame:
-    """The block whose name ends at ``start``, up to ``stop``.
-
-    Parameters
-    ----------
-    where : names the block in errors.
-    room : its lines at most, about.
-    marks : text of several lines was replaced by marks.
-    """
+def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int) -> pd.DataFrame:
+    """The block whose name ends at ``start``, up to ``stop``, of ``room`` lines at most; ``where`` names it in errors."""
     import pandas as pd
 
     labels: dict[str, None] = {}
-    values: list[str] = []
+    values: list[bytes] = []
     loop = False
     position = start
     while position < stop:  # labels (and values, in a simple list) up to the first row of a loop
-        end = text.line_end(position, stop)
-        if end - position > _LINE and not (loop and labels):
-            raise _error(text, position, where, f"a line of at most {_LINE} bytes", f"{end - position}")
-        line = text.read(position, min(end, position + _LINE))
+        line, end = _line(text, position, stop, where, row=loop and bool(labels))
         words, first = words_of(line), True
         for begin, close, quoted in words:
             word = line[begin:close]
@@ -55,7 +43,7 @@ def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int,
             if first and loop and labels and not is_label(word, quoted):
                 if is_loop:
                     raise _error(text, position, where, _ONE, "a second one", _SPLIT)
-                return _rows(text, position, stop, list(labels), where, room, marks)
+                return _rows(text, position, stop, list(labels), where, room)
             first = False
             if is_loop and not loop and not labels:
                 loop = True
@@ -72,20 +60,29 @@ def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int,
             if loop:
                 continue
             value = next(words, None)
-            if value is None and marks and text.read(end + 1, min(stop, end + 2)) == MARK:  # text on the lines below
-                position, end = end + 1, text.line_end(end + 1, stop)
-                line = text.read(position, end)
+            if value is not None:
+                values.append(line[value[0] : value[1]])
+            elif text.texts and text.read(end, end + 2) == TEXT:  # on the lines below
+                position = text.find(TEXT, end + 2, stop) + 2
+                values.append(text.read(end + 2, position - 2).replace(b"\r\n", b"\n"))
+                line, end = _line(text, position, stop, where)
                 words = words_of(line)
-                value = next(words)
-            if value is None:
+            else:
                 raise _error(text, position, where, f"a value of _{label}", "none")
-            values.append(decode(line[value[0] : value[1]]))
         position = text.skip_empty(end + 1, stop)
     if loop:
         return pd.DataFrame({label: pd.Series([], dtype="str" if is_text(label) else "float64") for label in labels})
     table = pd.DataFrame({label: _value(label, value) for label, value in zip(labels, values, strict=True)})
     table.attrs["list"] = True
     return table
+
+
+def _line(text: StarBytes, position: int, stop: int, where: str, *, row: bool = False) -> tuple[bytes, int]:
+    """The line at ``position`` and where it ends; one that may be a ``row`` may be cut."""
+    end = text.line_end(position, stop)
+    if end - position > _LINE and not row:
+        raise _error(text, position, where, f"a line of at most {_LINE} bytes", f"{end - position}")
+    return text.read(position, min(end, position + _LINE)), end
 
 
 def _error(text: StarBytes, position: int, where: str, expected: str, found: str, remedy: str = "") -> FormatError:
@@ -103,34 +100,27 @@ def _wrong_label(label: str, labels: dict[str, None]) -> tuple[str, str] | None:
     return None
 
 
-def _value(label: str, word: str) -> NDArray[Any] | pd.Series[Any]:
+def _value(label: str, word: bytes) -> NDArray[Any] | pd.Index[Any] | pd.Series[Any]:
     """A value of a list: a whole number, a number or text, the first that gives it back."""
-    import pandas as pd
-
-    if not is_text(label) and _REAL.fullmatch(word):
-        if len(word) < 25 and _WHOLE.fullmatch(word) and -(2**63) <= int(word) < 2**63:
-            return np.array([int(word)], np.int64)
-        if not word.lstrip("+-").isdigit():
-            return np.array([float(word)])
-    return pd.Series([word], dtype=object)
+    number = None if is_text(label) else number_of(word)
+    if number is None or (number.whole and number.integer is None):
+        return _column(Words(*joined([word])), len(word) < _SMALL)
+    return np.array([number.integer if number.whole else number.value])
 
 
-def _rows(
-    text: StarBytes, start: int, stop: int, labels: list[str], where: str, room: int, marks: bool
-) -> pd.DataFrame:
+def _rows(text: StarBytes, start: int, stop: int, labels: list[str], where: str, room: int) -> pd.DataFrame:
     import pandas as pd
 
     from cryoflow.io.star.starscan import scan_rows
 
     # a row takes a letter and a blank for each word: what a file cannot hold is never allocated
     room = min(room, (stop - start + 1) // (2 * len(labels)) + 1)
-    names = [is_text(label) for label in labels]
-    found = scan_rows(text, start, stop, names, room=room, marks=marks)
+    found = scan_rows(text, start, stop, [is_text(label) for label in labels], room=room)
     if isinstance(found, BadRow):
         raise _bad_row(found, len(labels), text, where)
     small = stop - start < _SMALL
     columns = {label: _column(column, small) for label, column in zip(labels, found, strict=True)}
-    return pd.DataFrame(columns, copy=False)
+    return pd.DataFrame(columns, copy=small)  # small ones side by side: a table of few rows takes a third
 
 
 def _bad_row(bad: BadRow, columns: int, text: StarBytes, where: str) -> FormatError:
@@ -143,11 +133,11 @@ def _bad_row(bad: BadRow, columns: int, text: StarBytes, where: str) -> FormatEr
     )  # fmt: skip
 
 
-def _column(column: NDArray[Any] | Words, small: bool) -> NDArray[Any] | pd.Series[Any]:
+def _column(column: NDArray[Any] | Words, small: bool) -> NDArray[Any] | pd.Index[Any] | pd.Series[Any]:
     import pandas as pd
 
-    from cryoflow.io.star.wordcolumn import WordColumn, as_objects
+    from cryoflow.io.star.wordcolumn import WordColumn
 
     if not isinstance(column, Words):
         return column
-    return as_objects(column.tolist()) if small else pd.Series(WordColumn(column))
+    return pd.Index(column.tolist(), dtype=object) if small else pd.Series(WordColumn(column))

@@ -9,13 +9,15 @@ __all__ = ["BLANKS", "StarBytes"]
 
 BLANKS = b" \t\v\f\r"
 _WINDOW = 1 << 20
+_RETURN = re.compile(rb"\r(?!\n)")
 _NOTHING = re.compile(rb"(?:[ \t\v\f\r]*+(?:#[^\n]*+)?+\n)*+")  # lines that are empty or comments
 
 
 class StarBytes:
     """``size`` bytes that ``fetch`` reads from a start to a stop; the last window stays at hand.
 
-    With ``returns``, lines that end in CR LF or CR read as lines that end in LF, at the same positions.
+    With ``returns``, carriage returns that end lines alone read as line feeds. With ``texts``, text of several lines
+    may lie between lines that begin with ``;``.
 
     >>> text = StarBytes.of(b"data_\\n_a 1\\n")
     >>> text.find(b"\\n", 2, text.size), text.read(6, 10), text.line_of(6)
@@ -26,18 +28,16 @@ class StarBytes:
         self._fetch, self.size, self.window = fetch, size, window
         self._held, self._at = b"", 0
         self._returns = False
+        self.texts = False
 
     @classmethod
     def of(cls, data: bytes) -> StarBytes:
         """Bytes that are in memory already."""
-        text = cls(lambda start, stop: data[start:stop], len(data))
-        if len(data) <= text.window:
-            text._held = data
-        return text
+        return cls(lambda start, stop: data[start:stop], len(data))
 
     @property
     def returns(self) -> bool:
-        """Whether carriage returns end lines."""
+        """Whether a carriage return alone ends a line."""
         return self._returns
 
     @returns.setter
@@ -50,6 +50,8 @@ class StarBytes:
         if start >= stop:
             return b""
         if start < self._at or stop > self._at + len(self._held):
+            if stop - start > 2 * self.window:  # too much to keep
+                return self._clean(start, stop)
             self._held, self._at = self._clean(start, min(self.size, max(stop, start + self.window))), start
         return self._held[start - self._at : stop - self._at]
 
@@ -57,12 +59,8 @@ class StarBytes:
         if not self._returns:
             return self._fetch(start, stop)
         data = self._fetch(start, min(self.size, stop + 1))  # what follows a CR at the end counts
-        return data.replace(b"\r\n", b" \n").replace(b"\r", b"\n")[: stop - start]
-
-    def whole(self) -> bytes:
-        """All of it, lines ending in LF."""
-        data = self._fetch(0, self.size)
-        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+        data = _RETURN.sub(b"\n", data) if b"\r\n" in data else data.replace(b"\r", b"\n")
+        return data[: stop - start]
 
     def find(self, what: bytes, start: int, stop: int) -> int:
         """First position of ``what`` from ``start`` on, wholly before ``stop``; -1 where there is none."""

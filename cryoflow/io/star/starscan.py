@@ -11,7 +11,7 @@ from cryoflow.io.star.growing import Growing
 from cryoflow.io.star.starbytes import StarBytes
 from cryoflow.io.star.starnumbers import number_of, read_numbers
 from cryoflow.io.star.startokens import BadRow, Piece, pieces
-from cryoflow.io.star.wordbuilder import WordBuilder
+from cryoflow.io.star.wordbuilder import Room, WordBuilder
 from cryoflow.io.star.words import Words
 
 __all__ = ["scan_rows"]
@@ -21,7 +21,7 @@ _NARROW, _WIDE = np.iinfo(np.int32), np.iinfo(np.int64)
 
 
 def scan_rows(
-    text: StarBytes, start: int, stop: int, is_text: list[bool], *, room: int, marks: bool = False
+    text: StarBytes, start: int, stop: int, is_text: list[bool], *, room: int
 ) -> list[NDArray[Any] | Words] | BadRow:
     """The columns of the rows of ``len(is_text)`` words in ``text[start:stop]``, or the first row that is none.
 
@@ -32,29 +32,29 @@ def scan_rows(
     ----------
     is_text : which columns are words whatever they look like.
     room : rows at most, about; memory is taken as it is filled.
-    marks : rows may go on in a line that begins with a mark.
 
     >>> data = b"1 a 2.5\\n2 a 1e3\\n"
     >>> found = scan_rows(StarBytes.of(data), 0, len(data), [False, True, False], room=2)
     >>> [column.tolist() for column in found]
     [[1, 2], ['a', 'a'], [2.5, 1000.0]]
     """
-    columns: list[_NumberColumn | WordBuilder] = [WordBuilder(room) if t else _NumberColumn(room) for t in is_text]
+    shared = Room(room, stop - start)
+    columns: list[_NumberColumn | WordBuilder] = [WordBuilder(shared) if t else _NumberColumn(room) for t in is_text]
     out: list[NDArray[Any] | Words | None] = [None] * len(columns)
     while any(done is None for done in out):  # at most thrice: columns that turned out to be text are read again
         wanted = [i for i, done in enumerate(out) if done is None]
         rows = 0
-        for piece in pieces(text, start, stop, len(columns), marks=marks):
+        for piece in pieces(text, start, stop, len(columns)):
             if isinstance(piece, BadRow):
                 return piece
-            _add(columns, wanted, piece, room if rows == 0 else None)
+            _add(columns, wanted, piece, shared if rows == 0 else None)
             rows += len(piece.begin)
         for i in wanted:
-            out[i], columns[i] = _settled(columns[i], room)
+            out[i], columns[i] = _settled(columns[i], shared)
     return out  # type: ignore[return-value]
 
 
-def _add(columns: list[_NumberColumn | WordBuilder], wanted: list[int], piece: Piece, room: int | None) -> None:
+def _add(columns: list[_NumberColumn | WordBuilder], wanted: list[int], piece: Piece, room: Room | None) -> None:
     """Append rows to the columns that are ``wanted``; of the first ones ``room`` tells those that can begin as text."""
     numeric = {i: column for i in wanted if isinstance(column := columns[i], _NumberColumn)}
     _add_numbers(numeric, piece)
@@ -67,7 +67,7 @@ def _add(columns: list[_NumberColumn | WordBuilder], wanted: list[int], piece: P
 
 
 def _settled(
-    column: _NumberColumn | WordBuilder, room: int
+    column: _NumberColumn | WordBuilder, room: Room
 ) -> tuple[NDArray[Any] | Words | None, _NumberColumn | WordBuilder]:
     """The column, and None in its place where it must be read as what comes second."""
     if isinstance(column, WordBuilder):
@@ -75,7 +75,7 @@ def _settled(
     if column.text or (not column.point and not column.plain):
         return None, WordBuilder(room)
     if column.again:
-        return None, _NumberColumn(room, real=True)
+        return None, _NumberColumn(room.rows, real=True)
     return column.numbers.done(), column
 
 

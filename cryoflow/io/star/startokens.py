@@ -6,6 +6,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 from cryoflow.io.star.starbytes import StarBytes
 from cryoflow.io.star.starnumbers import PAD
 
-__all__ = ["MARK", "BadRow", "Piece", "is_label", "pieces", "words_of"]
+__all__ = ["TEXT", "BadRow", "Piece", "is_label", "pieces", "words_of"]
 
-MARK = b"\x01"  # stands around the number of a text field
+TEXT = b"\n;"  # begins and ends text of several lines
 _LEAST, _MOST = 1 << 16, 1 << 19  # bytes of a piece
 _WORDS = 1 << 15  # words of a piece, about
 _PART = 1 << 14  # bytes of a piece read word by word
-_COUNTED = 10_000  # words of a bad row
+_COUNTED, _SHOWN = 10_000, 80  # words of a bad row that are counted, and letters of its first one
 _WORD = re.compile(rb"[^ \t\n\v\f\r]+")
 _QUOTES = {b'"': re.compile(rb'"(?=[ \t\n\v\f\r]|\Z)'), b"'": re.compile(rb"'(?=[ \t\n\v\f\r]|\Z)")}
 _UNDERSCORE, _HASH, _DOUBLE, _SINGLE, _L = b"_#\"'l"
@@ -42,28 +43,28 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some rows: word (row, column) is ``data[begin:end]``; blanks lie before and after ``data``'s text."""
+    """Some rows: word (row, column) is ``data[begin:end]``; ``PAD`` bytes more lie on either side."""
 
     data: NDArray[np.uint8]
     begin: NDArray[np.int64]
     end: NDArray[np.int64]
 
 
-def words_of(line: bytes) -> Iterator[tuple[int, int, bool]]:
-    """Begin and end of the words of a line and whether they stand in quotes; ``#`` begins a comment.
+def words_of(line: bytes, at: int = 0, stop: int | None = None) -> Iterator[tuple[int, int, bool]]:
+    """Begin and end of the words of a line (or of that from ``at`` to ``stop``) and whether they stand in quotes.
 
-    A quote ends where a blank follows it.
+    A quote ends where a blank follows it; ``#`` begins a comment.
 
     >>> [(line[i:j], quoted) for line in [b"a 'b c' #d"] for i, j, quoted in words_of(line)]
     [(b'a', False), (b'b c', True)]
     """
-    at, open_ended = 0, set[bytes]()
-    while (match := _WORD.search(line, at)) is not None:
+    stop, open_ended = len(line) if stop is None else stop, set[bytes]()
+    while (match := _WORD.search(line, at, stop)) is not None:
         at, first = match.start(), line[match.start() : match.start() + 1]
         if first == b"#":
             return
         if first in _QUOTES and first not in open_ended:
-            close = _QUOTES[first].search(line, at + 1)
+            close = _QUOTES[first].search(line, at + 1, stop)
             if close is not None:
                 yield at + 1, close.start(), True
                 at = close.end()
@@ -78,15 +79,15 @@ def is_label(word: bytes, quoted: bool) -> bool:
     return not quoted and word.startswith(b"_")
 
 
-def pieces(text: StarBytes, start: int, stop: int, columns: int, *, marks: bool = False) -> Iterator[Piece | BadRow]:
+def pieces(text: StarBytes, start: int, stop: int, columns: int) -> Iterator[Piece | BadRow]:
     """The rows of ``columns`` words in ``text`` from ``start`` to ``stop``; the last one may be a row that is none.
 
-    ``marks`` tells that rows may go on in a line that begins with ``MARK``.
+    A row begins in the line at ``start``.
     """
-    at, rows, size = start, 0, _LEAST
+    at, rows, size = max(0, start - 1), 0, _LEAST  # with the line end before it: a text may begin the first row
     while at < stop:
-        before, after = rows, _cut(text, at, stop, size, marks)
-        for piece in _piece(text.read(at, after), columns, rows, at, marks):
+        before, after = rows, _cut(text, at, stop, size)
+        for piece in _piece(text.read(at, after), columns, rows, at, text.texts):
             yield piece
             if isinstance(piece, BadRow):
                 return
@@ -95,53 +96,75 @@ def pieces(text: StarBytes, start: int, stop: int, columns: int, *, marks: bool 
         at = after
 
 
-def _cut(text: StarBytes, start: int, stop: int, size: int, marks: bool) -> int:
-    """The end of a piece of ``size`` bytes or more: after a line, and not within a row of several lines."""
+def _cut(text: StarBytes, start: int, stop: int, size: int) -> int:
+    """The end of a piece of ``size`` bytes or more: after a row."""
     while start + size < stop:
-        found = text.read(start, start + size + 1)
-        cut = found.rfind(b"\n", 0, size) + 1
-        while marks and cut and found[cut : cut + 1] == MARK:
-            cut = found.rfind(b"\n", 0, cut - 1) + 1
+        cut = _whole_rows(text.read(start, start + size + 1), size, text.texts)
         if cut:
             return start + cut
         size *= 2
     return stop
 
 
-def _piece(raw: bytes, columns: int, rows: int, at: int, marks: bool) -> Iterator[Piece | BadRow]:
+def _whole_rows(found: bytes, size: int, texts: bool) -> int:
+    """The last place before ``size`` where a line ends and its row does not go on in a text of several lines; or 0.
+
+    >>> _whole_rows(b"1 a\\n2\\n;b\\n;\\n3 c", 12, True), _whole_rows(b"1 a\\n2\\n;b\\n;\\n3 c", 10, True)
+    (11, 4)
+    """
+    if not texts:
+        return found.rfind(b"\n", 0, size) + 1
+    cut = after = 0
+    while True:
+        opened = found.find(TEXT, after, size + 1)
+        cut = max(cut, found.rfind(b"\n", after, size if opened < 0 else opened) + 1)
+        closed = found.find(TEXT, opened + 2, size + 1) if opened >= 0 else -1
+        if closed < 0:
+            return cut
+        after = closed + 2
+
+
+def _piece(raw: bytes, columns: int, rows: int, at: int, texts: bool) -> Iterator[Piece | BadRow]:
     """The rows of some whole lines, at once if they are plain; else part by part: most of a piece with a comment is."""
-    found = _tokens(raw, columns) if len(raw) <= 2 * _MOST else None
+    found = _tokens(raw, columns, texts) if len(raw) <= 2 * _MOST else None
     if found is not None:
         if len(found.begin):
             yield found
         return
-    for first, stop in _parts(raw, marks):
+    for first, stop in _parts(raw, texts) if len(raw) <= 2 * _MOST else [(0, len(raw))]:
         part = raw[first:stop]
-        found = _tokens(part, columns) if len(part) < len(raw) and len(part) <= _MOST else None
-        for piece in [found] if found is not None else _careful(part, columns, rows, at + first, marks):
+        found = _tokens(part, columns, texts) if len(part) < len(raw) and len(part) <= _MOST else None
+        for piece in [found] if found is not None else _careful(part, columns, rows, at + first, texts):
             rows += len(piece.begin) if isinstance(piece, Piece) else 0
             yield piece
             if isinstance(piece, BadRow):
                 return
 
 
-def _parts(raw: bytes, marks: bool) -> Iterator[tuple[int, int]]:
-    """Where parts of whole lines begin and end; no row of several lines is cut."""
+def _parts(raw: bytes, texts: bool) -> Iterator[tuple[int, int]]:
+    """Where parts of whole rows begin and end."""
     first = 0
     while first < len(raw):
-        stop = raw.rfind(b"\n", first, first + _PART) + 1 or raw.find(b"\n", first) + 1 or len(raw)
-        while marks and raw[stop : stop + 1] == MARK:
-            stop = raw.find(b"\n", stop) + 1 or len(raw)
-        yield first, stop
-        first = stop
+        size = _PART
+        while first + size < len(raw):
+            cut = _whole_rows(raw[first : first + size + 1], size, texts)
+            if cut:
+                break
+            size *= 2
+        else:
+            cut = len(raw) - first
+        yield first, first + cut
+        first += cut
 
 
 def _padded(raw: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(b"\n" * PAD + raw + b"\n" * PAD, np.uint8)
 
 
-def _tokens(raw: bytes, columns: int) -> Piece | None:
+def _tokens(raw: bytes, columns: int, texts: bool) -> Piece | None:
     """The rows where every line has its words, and no comment; None where it takes a closer look."""
+    if texts and TEXT in raw:
+        return None
     data = _padded(raw)
     blank = data == 32
     blank |= (data - np.uint8(9)) < 5
@@ -181,37 +204,45 @@ def _loops(data: NDArray[np.uint8], begin: NDArray[np.int64], end: NDArray[np.in
     return any(data[i : i + 5].tobytes() == b"loop_" for i in begin.tolist())
 
 
-def _careful(raw: bytes, columns: int, rows: int, at: int, marks: bool) -> Iterator[Piece | BadRow]:
-    """The rows word by word, with comments, quotes and rows of several lines."""
-    begin, end = array("q"), array("q")
+def _careful(raw: bytes, columns: int, rows: int, at: int, texts: bool) -> Iterator[Piece | BadRow]:
+    """The rows word by word, with comments, quotes and text of several lines."""
+    letters, edges = bytearray(PAD), array("q", [PAD])  # the words one after another: lines may be long
     bad: BadRow | None = None
     position = row_at = count = 0
     head, head_quoted = b"", False
     while position < len(raw):
-        after = raw.find(b"\n", position) + 1 or len(raw)
-        line = raw[position:after]
         if count == 0:
             row_at = position
-        for i, j, quoted in words_of(line):
+        found: list[tuple[int, int, bool]] = []
+        if texts and position and raw.startswith(TEXT, position - 1):
+            found = [(position + 1, raw.find(TEXT, position), True)]
+            position = found[0][1] + 2
+        after = raw.find(b"\n", position) + 1 or len(raw)
+        for i, j, quoted in chain(found, words_of(raw, position, after)):
             if count == 0:
-                head, head_quoted = line[i:j], quoted
+                head, head_quoted = raw[i : min(j, i + _SHOWN)], quoted
             count += 1
-            if count <= columns:
-                begin.append(position + i + PAD)
-                end.append(position + j + PAD)
-            elif count > columns + _COUNTED:
+            if count > columns + _COUNTED:
                 break
+            if count <= columns:
+                while quoted and (end := raw.find(b"\r\n", i, j)) >= 0:  # lines of a text end in LF
+                    letters += raw[i:end]
+                    i = end + 1
+                letters += raw[i:j]
+                edges.append(len(letters))
         position = after
-        if count == 0 or (marks and count < columns and raw[after : after + 1] == MARK):
+        if count == 0 or (texts and count < columns and raw.startswith(TEXT, after - 1)):
             continue
         if count != columns or is_label(head, head_quoted) or (head == b"loop_" and not head_quoted):
-            full = len(begin) - min(count, columns)
+            full = len(edges) - 1 - min(count, columns)  # words of the rows before
             bad = BadRow(rows + full // columns, at + row_at, count, head)
-            del begin[full:], end[full:]
+            del edges[full + 1 :]
             break
         count = 0
-    if begin:
+    if len(edges) > 1:
+        letters += bytes(PAD)
+        edge = np.frombuffer(edges, np.int64)
         shape = (-1, columns)
-        yield Piece(_padded(raw), np.array(begin, np.int64).reshape(shape), np.array(end, np.int64).reshape(shape))
+        yield Piece(np.frombuffer(letters, np.uint8), edge[:-1].reshape(shape), edge[1:].reshape(shape))
     if bad is not None:
         yield bad

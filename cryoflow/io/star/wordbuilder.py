@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,26 @@ from cryoflow.io.star.growing import Growing
 from cryoflow.io.star.starnumbers import load, whole_before
 from cryoflow.io.star.words import Words, joined
 
-__all__ = ["WordBuilder"]
+__all__ = ["Room", "WordBuilder"]
 
 _U = np.uint64
 _ONES, _HIGHS, _AT = _U(0x0101010101010101), _U(0x8080808080808080), _U(0x4040404040404040)
 _FIRST = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # keep the first n bytes of eight
 _WIDE = 1024  # bytes of a word beyond which rows are compared one by one
-_ENTRY = 256  # bytes that a word of the index takes, about
-_INDEX = 4 << 20  # bytes of the index in any case, and then a quarter of the text
+_HUGE = 1 << 16  # bytes of a word that is kept as it comes
+_ENTRY = 192  # bytes that a word of the index takes beside its letters, about
+_INDEX = 2 << 20  # bytes of a table's indexes in any case, and then a quarter of its text
 _CODES = (np.uint8, np.uint16, np.int32)
+_LETTERS = 1 << 16  # copied at a time
+
+
+@dataclass(slots=True)
+class Room:
+    """What the columns of a table share: the ``rows`` and bytes of ``text`` it has at most, and room for indexes."""
+
+    rows: int
+    text: int
+    taken: int = 0  # by indexes, beyond a quarter of the text
 
 
 class WordBuilder:
@@ -28,11 +41,11 @@ class WordBuilder:
     What stands before an ``@`` as a number of up to seven digits is kept as that number.
     """
 
-    def __init__(self, room: int) -> None:
-        self._room = room
+    def __init__(self, room: Room) -> None:
+        self._room, self._taken = room, 0
         self._index: dict[bytes, int] | None = {}
-        self._codes = Growing(room, np.uint8)
-        self._letters, self._ends = bytearray(), Growing(0, np.int32)
+        self._codes = Growing(room.rows, np.uint8)
+        self._letters, self._ends = Growing(0, np.uint8), Growing(0, np.int32)
         self._number, self._digits = Growing(0, np.int32), Growing(0, np.uint8)
         self._rows = self._text = 0
         self._numbered = False
@@ -41,19 +54,20 @@ class WordBuilder:
         """Append the words ``data[begin[i]:end[i]]``, with some bytes more on either side."""
         begin = self._numbers(data, begin, end)
         size = end - begin
+        self._rows += len(size)
         self._text += int(size.sum())
+        if self._index is not None and int(size.max(initial=0)) > _HUGE:
+            self._spread()
         if self._index is not None:
-            self._add_codes(data, begin, end, size)
+            self._add_codes(data, begin, size)
         else:
             self._add_letters(data, begin, size)
-        self._rows += len(begin)
 
     def done(self) -> Words:
         """The column."""
         number, digits = (self._number.done(), self._digits.done()) if self._numbered else (None, None)
         if self._index is None:
-            letters = np.frombuffer(self._letters, np.uint8)
-            return Words(letters, self._ends.done(), None, number, digits)
+            return Words(self._letters.done(), self._ends.done(), None, number, digits)
         kept, self._index = joined(list(self._index)), None
         return Words(*kept, self._codes.done(), number, digits)
 
@@ -77,7 +91,7 @@ class WordBuilder:
         number[wrong] = 0
         if not self._numbered and digits.any():
             self._numbered = True
-            self._number, self._digits = Growing(self._room, np.int32), Growing(self._room, np.uint8)
+            self._number, self._digits = (Growing(self._room.rows, kind) for kind in (np.int32, np.uint8))
             self._number.add(np.zeros(self._rows, np.int32))
             self._digits.add(np.zeros(self._rows, np.uint8))
         if self._numbered:
@@ -86,48 +100,61 @@ class WordBuilder:
         rest: NDArray[np.int64] = begin + digits + (digits > 0)
         return rest
 
-    def _add_codes(
-        self, data: NDArray[np.uint8], begin: NDArray[np.int64], end: NDArray[np.int64], size: NDArray[np.int64]
-    ) -> None:
+    def _add_codes(self, data: NDArray[np.uint8], begin: NDArray[np.int64], size: NDArray[np.int64]) -> None:
         assert self._index is not None
         new = _new_words(data, begin, size)
         heads = np.flatnonzero(new)
-        low = int(begin.min(initial=0))
-        text = data[low : int(end.max(initial=0))].tobytes()
-        number_of = self._index.setdefault
-        limits = zip((begin[heads] - low).tolist(), (end[heads] - low).tolist(), strict=True)
+        before, low = len(self._index), int(begin.min(initial=0))
+        text = data[low : int((begin + size).max(initial=0))].tobytes()
+        number_of, first = self._index.setdefault, begin[heads] - low
+        limits = zip(first.tolist(), (first + size[heads]).tolist(), strict=True)
         found = [number_of(text[i:j], len(self._index)) for i, j in limits]
         count = len(self._index)
         while count > 1 << 8 * self._codes.dtype.itemsize:
             self._codes.widen(_CODES[_CODES.index(self._codes.dtype.type) + 1])
         self._codes.add(np.array(found, self._codes.dtype)[np.cumsum(new) - 1])
-        if count * _ENTRY > _INDEX + self._text // 4:
+        letters = sum(map(len, islice(reversed(self._index), count - before)))
+        self._take((count - before) * _ENTRY + letters - int(size.sum()) // 4)
+        if self._taken > 0 and self._room.taken > _INDEX:
             self._spread()
+
+    def _take(self, taken: int) -> None:
+        self._taken += taken
+        self._room.taken += taken
 
     def _spread(self) -> None:
         """Most words are distinct: from now on keep them as they come."""
         kept, self._index = Words(*joined(list(self._index or ())), self._codes.done()), None
-        self._codes = Growing(0, np.uint8)
-        self._ends = Growing(self._room + 1, np.int32)
-        self._ends.add(np.zeros(1, np.int32))
+        self._take(-self._taken)
         codes = kept.codes
         assert codes is not None
+        likely = self._text * self._room.rows // max(1, self._rows)
+        self._letters = Growing(min(likely, self._room.text), np.uint8)
+        self._ends = Growing(self._room.rows + 1, np.int32)
+        self._ends.add(np.zeros(1, np.int32))
         for first in range(0, len(codes), 1 << 12):
             piece = codes[first : first + (1 << 12)]
             begin = kept.offsets[:-1][piece]
             self._add_letters(kept.letters, begin, kept.offsets[1:][piece] - begin)
+        self._codes = Growing(0, np.uint8)
 
     def _add_letters(self, data: NDArray[np.uint8], begin: NDArray[np.int64], size: NDArray[np.int64]) -> None:
-        ends = np.cumsum(size)
-        if len(ends) == 0:
-            return
-        step = np.repeat(begin - (ends - size), size)
-        step += np.arange(len(step))
-        before = len(self._letters)
-        self._letters += data.take(step).tobytes()
-        if len(self._letters) >= 1 << 31 and self._ends.dtype == np.int32:
-            self._ends.widen(np.int64)
-        self._ends.add(ends + before)
+        """Copy words, about as many at a time as have ``_LETTERS`` letters."""
+        step = 1 + _LETTERS * len(size) // (int(size.sum()) + 1)
+        for first in range(0, len(size), step):
+            rows = slice(first, first + step)
+            ends = np.cumsum(size[rows])
+            before, count = self._letters.size, int(ends[-1])
+            if before + count >= 1 << 31 and self._ends.dtype == np.int32:
+                self._ends.widen(np.int64)
+            self._ends.add(ends + before)
+            if count > 4 * _LETTERS:
+                for i, n in zip(begin[rows].tolist(), size[rows].tolist(), strict=True):
+                    self._letters.add(data[i : i + n])
+            else:
+                places = np.repeat(begin[rows] - (ends - size[rows]), size[rows])
+                places += np.arange(count)
+                self._letters.add(data.take(places))
 
 
 def _new_words(data: NDArray[np.uint8], begin: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.bool_]:

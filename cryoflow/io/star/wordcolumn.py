@@ -12,14 +12,7 @@ from pandas.api.extensions import ExtensionArray, ExtensionDtype
 
 from cryoflow.io.star.words import Words
 
-__all__ = ["WordColumn", "WordsType", "as_objects"]
-
-
-def as_objects(words: list[str]) -> pd.Series[Any]:
-    """A column of Python's strings, which may hold what is not UTF-8."""
-    found = np.empty(len(words), object)
-    found[:] = words
-    return pd.Series(found, dtype=object)
+__all__ = ["WordColumn", "WordsType"]
 
 
 class WordsType(ExtensionDtype):
