@@ -6,6 +6,7 @@ programs carry no label here: ``cryoflow.io`` converts them.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -185,6 +186,14 @@ def validate(ds: xr.Dataset, where: str = "dataset", *, required: Iterable[str] 
     return ds
 
 
+def _listed(names: list[str], wanted: str, most: int = 8) -> str:
+    """``names``; of many, how many and those like ``wanted``."""
+    if len(names) <= most:
+        return f"only {', '.join(names)}" if names else "no variables"
+    like = difflib.get_close_matches(wanted, names)
+    return f"{len(names)} others" + (f", among them {', '.join(like)}" if like else "")
+
+
 def require(ds: xr.Dataset, where: str, names: Iterable[str]) -> None:
     """Raise ``SchemaError`` unless ``ds`` holds all ``names``."""
     missing = [n for n in names if n not in ds.variables]
@@ -193,6 +202,6 @@ def require(ds: xr.Dataset, where: str, names: Iterable[str]) -> None:
         raise SchemaError(
             where,
             expected=f"variables {', '.join(map(repr, missing))}",
-            found=f"only {', '.join(sorted(map(str, ds.variables)))}",
+            found=_listed(sorted(map(str, ds.variables)), missing[0]),
             remedy=f"{missing[0]}: {n.doc}." if n else "",
         )

@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from cryoflow.cli.app import exit_code
+from cryoflow.cli.app import as_options, exit_code
 from cryoflow.errors import ComputeError, FormatError, ParameterError, ResourceError, SchemaError, StoreError
 from cryoflow.io import write_map
 
@@ -214,7 +214,7 @@ def test_figures_hold_every_stage(run_folder: Path) -> None:
 
 
 def test_going_on_skips_what_is_finished(run_folder: Path) -> None:
-    ended = command("extract", "real", "--box", "40", folder=run_folder)
+    ended = command("extract", "real", folder=run_folder)  # the box too is the run's
     # edge=particle, given at first and not now, is kept: nothing has to be done again
     assert ended.stderr.count("finished before, skipped") == 4, ended.stderr
 
@@ -234,6 +234,51 @@ def test_errors_name_the_options_of_the_command(data: Path, tmp_path: Path) -> N
     assert "Give --pixel-size in angstrom, or --option detector_pixel= in micrometre." in ended.stderr
     ended = command("table", str(data / "particles/relion31.6opticsgroups.star"), folder=tmp_path)
     assert "or pass --mixed-pixel-sizes." in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "says"),
+    [
+        ("refine p.star", "none found. Give root=, or pass images=False to read the metadata alone.", "Give --root."),
+        ("run p.star", "Give pixel_size= in angstrom.", "Give --set particles.pixel_size= in angstrom."),
+        ("run w.yaml", "a, or pass trust_given=True if b.", "a, or pass --set micrographs.trust_given=true if b."),
+        (
+            "workflow validate w.yaml",
+            "Pass allow_outside=True if b.",
+            "Pass --set micrographs.allow_outside=true if b.",
+        ),
+        ("refine p.star", "copy it again, or open its 39 whole sections with check_size=False.", "copy it again."),
+        ("pick run", "Give it in the file, or --set pick.diameter=VALUE.", "Give it in the file, or --diameter VALUE."),
+        ("refine p.star", "Give it with --set particles.voltage=VALUE.", "Give it with --voltage VALUE."),
+    ],
+)
+def test_remedies_are_what_the_command_can_do(words: str, message: str, says: str) -> None:
+    import cryoflow.cli.run
+    import cryoflow.cli.stages  # noqa: F401 - commands register themselves
+
+    with mock.patch.object(sys, "argv", ["cryoflow", *words.split()]):
+        assert as_options(message).endswith(says)
+
+
+def test_nothing_of_others_is_replaced_by_postprocessing(tmp_path: Path) -> None:
+    maps = np.random.default_rng(0).normal(size=(2, 16, 16, 16)).astype("f4")
+    for name, values in zip(("a.mrc", "b.mrc", "mask.mrc"), (*maps, np.ones((16, 16, 16), "f4")), strict=True):
+        write_map(tmp_path / name, values, pixel_size=2.0)
+    before = (tmp_path / "mask.mrc").read_bytes()
+    for words, says in ((["--mask", "mask.mrc", "--overwrite"], "another folder"), ([], "Pass --overwrite")):
+        ended = command("postprocess", "a.mrc", "b.mrc", "-o", ".", *words, folder=tmp_path)
+        assert ended.returncode == 2
+        assert says in ended.stderr
+        assert (tmp_path / "mask.mrc").read_bytes() == before
+    ended = command("postprocess", "a.mrc", "b.mrc", "-o", ".", "--overwrite", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "mask.mrc").read_bytes() != before
+
+
+def test_a_run_is_not_told_how_to_read_a_stack(run_folder: Path) -> None:
+    ended = command("refine", "real", "--pixel-size", "2", folder=run_folder)
+    assert ended.returncode == 2
+    assert "--pixel-size: expected a particle stack" in ended.stderr
 
 
 def test_places_that_cannot_be_written_end_with_one_line(tmp_path: Path) -> None:

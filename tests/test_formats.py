@@ -114,6 +114,16 @@ def test_folders_patterns_and_nothing(tmp_path: Path) -> None:
         detect(tmp_path / "x.mrc")
 
 
+@pytest.mark.parametrize(("array", "says"), [
+    (np.array([{"uid": 1}], dtype=object), "Python objects, which are never read"),
+    (np.ones((4, 4)), "an array without that field"),
+])  # fmt: skip
+def test_numpy_files_that_are_no_tables_are_told(tmp_path: Path, array: np.ndarray, says: str) -> None:
+    np.save(tmp_path / "x.npy", array, allow_pickle=True)
+    with pytest.raises(FormatError, match=says):
+        detect(tmp_path / "x.npy")
+
+
 def test_stacks_and_maps_are_told_apart(tmp_path: Path) -> None:
     images = xr.DataArray(np.ones((5, 8, 8), "f4"), dims=("particle", "y", "x"))
     write_stack(tmp_path / "s.mrc", images, pixel_size=1.0)

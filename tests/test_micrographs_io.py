@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import starfile
 
-from cryoflow.errors import FormatError, ParameterError, ResourceError
+from cryoflow.errors import CryoflowError, FormatError, ParameterError, ResourceError
 from cryoflow.io.images.mrc import write_map
 from cryoflow.io.micrographs import open_micrographs, read_coordinates, write_coordinates, write_micrographs
 from cryoflow.io.stores.store import open_store, save
@@ -140,6 +140,21 @@ def test_a_micrograph_that_is_missing_from_a_star_file_is_set_aside(folder: Path
     ds = open_micrographs(folder / "a.star", **OPTICS)
     assert ds.usable.values.tolist() == [True, False]
     assert "gone.mrc" in str(ds.reason.values[1])
+
+
+def test_the_root_of_a_star_file_may_be_given(folder: Path, tmp_path: Path) -> None:
+    away = tmp_path / "elsewhere"
+    away.mkdir()
+    write_micrographs(open_micrographs(folder, **OPTICS), folder / "m.star")
+    shutil.move(folder / "m.star", away / "m.star")
+    with pytest.raises(CryoflowError):
+        open_micrographs(away / "m.star")
+    found = open_micrographs(away / "m.star", root=folder)
+    np.testing.assert_array_equal(found.micrograph, open_micrographs(folder, **OPTICS).micrograph)
+    with pytest.raises(ParameterError, match="root: expected a folder"):
+        open_micrographs(away / "m.star", root=tmp_path / "none")
+    with pytest.raises(ParameterError, match="files are where they are"):
+        open_micrographs(folder, root=folder, **OPTICS)
 
 
 def test_a_place_that_does_not_answer_says_nothing_about_a_micrograph(

@@ -55,6 +55,9 @@ def test_required_and_described() -> None:
     with pytest.raises(SchemaError, match=r"image.*half") as error:
         require(xr.Dataset({"shift": (("particle", "xy"), np.zeros((1, 2)))}), "refine", ["image", "half"])
     assert "refine" in str(error.value)
+    many = xr.Dataset({f"x_{i}": ((), 0.0) for i in range(30)} | {"images": ((), 0.0)})
+    with pytest.raises(SchemaError, match=r"found 31 others, among them images"):
+        require(many, "refine", ["image"])
     assert describe("shift").units == "angstrom"
     with pytest.raises(SchemaError, match="x_"):
         describe("nothing")

@@ -50,7 +50,8 @@ def chain(**changes: Any) -> dict[str, Any]:
     [
         (chain(refine={"symetry": "O"}), "refine.symetry", "Did you mean symmetry"),
         (chain(rfine={}), "rfine", "Did you mean refine"),
-        (chain(refine={"symmetry": "Q"}), "refine.symmetry", "'Q'"),
+        (chain(refine={"symmetry": "Q"}), "refine.symmetry", "a point group: Cn, Dn, T, O or I (I1 to I4); found 'Q'"),
+        (chain(refine={"diameter": "wide"}), "refine.diameter", "expected a number; found 'wide'"),
         (chain(refine={"diameter": -1}), "refine.diameter", "greater than 0"),
         (chain(refine={"diameter": float("nan")}), "refine.diameter", "finite"),
         (chain(refine={"diameter": 500}), "workflow", "narrower than"),
@@ -65,7 +66,7 @@ def chain(**changes: Any) -> dict[str, Any]:
         (chain(particles={"path": "a.star"}), "workflow", "one source"),
         ({k: v for k, v in CHAIN.items() if k != "pick"}, "workflow", "needs pick"),
         ({"refine": CHAIN["refine"]}, "workflow", "one source"),
-        ({"particles": {"path": "a.star"}}, "workflow", "needs the stage refine"),
+        ({"particles": {"path": "a.star"}}, "workflow", "no stage refine, which particles need"),
         ({**chain(), "entry": "EMPIAR-1046"}, "catalog", "Did you mean EMPIAR-10146"),
     ],
 )
@@ -91,6 +92,10 @@ def test_a_stack_takes_only_refinement_from_an_entry() -> None:
     assert w.stages == ("particles", "refine", "postprocess", "report")
     assert w.refine is not None
     assert w.refine.symmetry == "O"
+
+
+def test_a_point_group_may_be_written_small() -> None:
+    assert load_workflow(chain(refine={"symmetry": "d7"})).refine.symmetry == "D7"
 
 
 def test_a_workflow_may_stop_early() -> None:
@@ -314,6 +319,17 @@ def test_a_stack_without_defocus_is_refused(tmp_path: Path) -> None:
     stack(tmp_path, without=("defocus_u", "defocus_v", "defocus_angle"))
     with pytest.raises(ParameterError, match="rlnDefocusU"):
         check_files(stack_workflow(tmp_path), root=tmp_path)
+
+
+def test_a_stack_without_its_voltage_is_refused_or_told_it(tmp_path: Path) -> None:
+    stack(tmp_path)
+    star = tmp_path / "particles.star"
+    star.write_text(star.read_text().replace("_rlnVoltage", "_rlnOther"))
+    with pytest.raises(ParameterError, match=r"_rlnVoltage; found none\. Give it with --set particles\.voltage=VALUE"):
+        check_files(stack_workflow(tmp_path), root=tmp_path)
+    values = to_yaml(stack_workflow(tmp_path)).replace("trust_given", "voltage: 200\n  trust_given")
+    (tmp_path / "w.yaml").write_text(values)
+    check_files(load_workflow(tmp_path / "w.yaml"), root=tmp_path)
 
 
 # --- digests ---------------------------------------------------------------------------------------------------------

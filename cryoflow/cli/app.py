@@ -56,6 +56,11 @@ def exit_code(error: BaseException) -> int:
 _NAMES = {"box_size": ("box",), "reads.format": ("format_in", "format"), "writes.format": ("format_out", "to")}
 _OTHERS = ("anisotropic", "detector_pixel", "flip_y", "fractions", "frames_per_fraction", "passthrough", "shift_unit",
            "signed", "upsampling", "volume")  # fmt: skip
+# arguments of readers that a workflow has in its source
+_OF_SOURCES = ("trust_given", "allow_outside", "pixel_size", "root")
+_FOR_PYTHON = re.compile(
+    r",? or (?:pass|open) [^.,]*\b(?:images|check_size)=False[^.,]*| ?\bPass (?:images|check_size)=False[^.]*\."
+)
 
 
 def as_options(message: str, command: str | None = None) -> str:
@@ -64,7 +69,10 @@ def as_options(message: str, command: str | None = None) -> str:
     ``command`` is the one that was typed, where it is not given. What it has no option for stays as it is.
     """
     commands = {str(c.name or getattr(c.callback, "__name__", "")): c.callback for c in app.registered_commands}
-    callback = commands.get(command or next((word for word in sys.argv[1:] if word in commands), ""))
+    words = sys.argv[1:]
+    callback = commands.get(command or next((word for word in words if word in commands), ""))
+    if callback is None and "workflow" in words:
+        callback = commands.get("run")  # takes what ``workflow validate`` takes
     options = inspect.signature(callback).parameters if callback is not None else {}
     doing = "writes" if message.startswith(("write_", "save_")) else "reads"
 
@@ -72,11 +80,21 @@ def as_options(message: str, command: str | None = None) -> str:
         value = found[2]
         names = (*_NAMES.get(f"{doing}.{found[1]}", ()), *_NAMES.get(found[1], ()), str(found[1]))
         name = next((n for n in names if n in options), names[-1])
+        source = "particles" if any(word.endswith(".star") for word in words) else "micrographs"
+        if "settings" in options and name in _OF_SOURCES:
+            return f"--set {source}.{name}={value.lower()}"
         if name in options:
             return f"--{'no-' if value == 'False' else ''}{name.replace('_', '-')}"
         return f"--option {name}={value.lower()}" if "option" in options and name in _OTHERS else found[0]
 
-    return re.sub(r"(?<![\w-])([a-z_]+)=(True\b|False\b|(?=[\s,.;:)]|$))", option, message)
+    def setting(found: re.Match[str]) -> str:
+        return f"--{found[1].replace('_', '-')} {found[2]}" if found[1] in options else found[0]
+
+    if "settings" not in options:
+        message = re.sub(r"--set [a-z]+\.([a-z_]+)=(\w+)", setting, message)
+    if "images" not in options:  # what only Python can be told
+        message = _FOR_PYTHON.sub("", message)
+    return re.sub(r"(?<![\w.-])([a-z_]+)=(True\b|False\b|(?=[\s,.;:)]|$))", option, message)
 
 
 def _version(value: bool) -> None:

@@ -32,21 +32,25 @@ def _plain(annotation: Any) -> Any:
     return str
 
 
-def _options(model: type[BaseModel], skip: tuple[str, ...]) -> dict[str, inspect.Parameter]:
-    """One keyword option for each field of ``model``."""
+def _options(model: type[BaseModel], skip: tuple[str, ...], goes_on: bool) -> dict[str, inspect.Parameter]:
+    """One keyword option for each field of ``model``; none is required where a command goes on with a run's values."""
     result = {}
     for name, field in model.model_fields.items():
         if name in skip:
             continue
         kind = _plain(field.annotation)
         required = field.default is PydanticUndefined
+        text = field.description or ""
         default = field.default
+        if required and goes_on:
+            required, default, text = False, None, f"{text}  [default: the run's]"
         if isinstance(default, tuple):  # lists are written as YAML: --fit-range '[10, 5]'
-            kind, default = str, None
+            said = ", ".join("null" if v is None else f"{v:g}" for v in default)
+            kind, default, text = str, None, f"{text}  [default: '[{said}]']"
         elif default is not None and not required and type(None) in typing.get_args(field.annotation):
             kind, default = str, str(default)  # null is a value of its own: --contaminants null
         choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
-        text = (field.description or "") + (f" ({', '.join(map(str, choices))})" if choices else "")
+        text += f" ({', '.join(map(str, choices))})" if choices else ""
         flag = "--" + name.replace("_", "-")
         if kind is bool and not required:
             flag = f"{flag}/--no-{name.replace('_', '-')}"
@@ -69,11 +73,14 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"
 
 
-def with_options(**models: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(
+    *, skip: tuple[str, ...] = (), goes_on: bool = False, **models: type[BaseModel]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate ``f(inputs, *, name=mapping, ...)``: each ``name`` becomes the options of its model's fields.
 
     The function receives, for each model, the plain mapping of the options that were given; a field that is already
-    a parameter of the function is left out. Values are checked by the model itself.
+    a parameter of the function is left out, as are those of ``skip``. Values are checked by the model itself; where
+    a command ``goes_on`` with a run, that may have those that the model needs.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -82,7 +89,7 @@ def with_options(**models: type[BaseModel]) -> Callable[[Callable[..., None]], C
         fields: dict[str, list[str]] = {}
         extra: dict[str, inspect.Parameter] = {}
         for name, model in models.items():
-            options = _options(model, tuple(inputs) + tuple(extra))
+            options = _options(model, (*inputs, *extra, *skip), goes_on)
             fields[name] = [f for f in model.model_fields if f in options or f in extra]
             extra.update(options)
 

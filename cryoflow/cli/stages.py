@@ -1,7 +1,7 @@
 """Single-stage commands. Their options are the fields of the stage's parameters, so they follow the Python functions.
 
 ``ctf``, ``simulate`` and ``refine`` on a STAR file begin a run's folder; ``pick``, ``extract`` and ``refine`` on a
-folder go on in it; ``postprocess`` takes any two half-maps.
+folder go on in it, with the run's own values where none are given; ``postprocess`` takes any two half-maps.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cryoflow.cli.app import Cluster, Output, app
+from cryoflow.cli.names import refuse_existing
 from cryoflow.cli.options import with_options
 from cryoflow.errors import FormatError, ParameterError, kind_of
 from cryoflow.workflow import parameters as p
@@ -64,28 +65,33 @@ def ctf(
 ) -> None:
     """Estimate the CTF of micrographs."""
     files = [str(Path(name).resolve()) for name in path]
-    _run({"micrographs": {"path": files, **optics}, "ctf": dict(stage)}, output, "ctf", cluster)
+    for name in files:
+        whole = Path(name)
+        if not whole.exists() and not any(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor)))):
+            raise ParameterError("ctf", expected="files, or a quoted pattern of files", found=f"none for {name}")
+    _run({"micrographs": {"path": files, **_absolute(optics, "root")}, "ctf": dict(stage)}, output, "ctf", cluster)
 
 
 @app.command()
-@with_options(stage=p.Pick)
+@with_options(goes_on=True, stage=p.Pick)
 def pick(run: Run, stage: Given, cluster: Cluster = None) -> None:
     """Pick particles in the micrographs of a run."""
     _go_on(run, {"pick": dict(stage)}, "pick", cluster)
 
 
 @app.command()
-@with_options(stage=p.Extract)
+@with_options(goes_on=True, stage=p.Extract)
 def extract(run: Run, stage: Given, cluster: Cluster = None) -> None:
     """Extract the picked particles of a run."""
     _go_on(run, {"extract": dict(stage)}, "extract", cluster)
 
 
 @app.command()
-@with_options(stage=p.Refine)
+@with_options(goes_on=True, skip=("path",), stage=p.Refine, stack=p.Particles)
 def refine(
     particles: Annotated[Path, typer.Argument(help="Folder of a run, or a particle stack (.star)")],
     stage: Given,
+    stack: Given,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run, for a stack")] = None,
     cluster: Cluster = None,
 ) -> None:
@@ -94,11 +100,15 @@ def refine(
     if particles.suffix != ".star":
         if output is not None and output.resolve() != particles.resolve():
             raise ParameterError("--output", expected="none: a run goes on in its own folder", found=str(output))
+        if stack:
+            option = "--" + next(iter(stack)).replace("_", "-")
+            raise ParameterError(option, expected="a particle stack (.star) to read with it", found=str(particles))
         _go_on(particles, {"refine": values}, "refine", cluster)
         return
     if output is None:
         raise ParameterError("--output", expected="the folder to refine in", found="none")
-    _run({"particles": {"path": str(particles.resolve())}, "refine": values}, output, "refine", cluster)
+    source = {"path": str(particles.resolve()), **_absolute(stack, "root")}
+    _run({"particles": source, "refine": values}, output, "refine", cluster)
 
 
 @app.command()
@@ -109,6 +119,7 @@ def postprocess(
     half2: Annotated[Path | None, typer.Argument(help="Second half-map")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to, for half-maps")] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Pixel size, angstrom; the header's if not given")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results in --output if they exist")] = False,
 ) -> None:
     """Mask, FSC, resolution and sharpening of a run or of two half-maps."""
     from cryoflow.workflow import checked
@@ -130,6 +141,11 @@ def postprocess(
             remedy=f"Postprocess the run itself: cryoflow postprocess {output}",
         )  # fmt: skip
     parameters = checked(p.Postprocess, stage, "postprocess")
+    results = [output / name for name in ("map_sharpened.mrc", "mask.mrc", "fsc.csv")]
+    inputs = [path.resolve() for path in (half1, half2, parameters.mask, parameters.mtf) if path is not None]
+    if taken := [path for path in results if path.resolve() in inputs]:
+        raise ParameterError("--output", expected="another folder than that of the inputs", found=str(taken[0]))
+    refuse_existing(*results, overwrite=overwrite)
     result = sharpen_files(half1, half2, output, parameters, pixel_size=pixel_size)
     for warning in result.attrs["warnings"]:
         typer.echo(f"warning: {warning}", err=True)

@@ -7,6 +7,7 @@ the formats that need them. Rows are tried from the top, so a more particular fo
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -166,6 +167,13 @@ def detect(address: str | Path) -> Format:
             return entry
     if not head:
         raise FormatError(address, expected="a known format", found="an empty file", remedy="Copy it again.")
+    if head.startswith(b"\x93NUMPY"):
+        objects = re.search(rb"'descr': '\|?O", head[:4096]) is not None
+        raise FormatError(
+            address, expected="of NumPy's files a cryoSPARC table, which has a field uid",
+            found="Python objects, which are never read" if objects else "an array without that field",
+            remedy="Write images as MRC or TIFF and tables as STAR, or open it with numpy.load if you trust it.",
+        )  # fmt: skip
     titles = [f.title for f in FORMATS if name.endswith(f.suffixes or ("\0",))]
     raise FormatError(
         address, expected=f"a known format{', by its name ' if titles else ''}{' or '.join(titles)}",

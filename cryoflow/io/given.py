@@ -47,7 +47,9 @@ class ImageOptions(Trust, total=False):
 
 
 class MicrographOptions(Optics, Trust, total=False):
-    """Options of ``open_micrographs``."""
+    """Options of ``open_micrographs``; ``root`` is the folder that the names of a STAR file are relative to."""
+
+    root: str | Path | None
 
 
 class MovieOptions(Optics, ImageOptions, total=False):

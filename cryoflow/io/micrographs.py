@@ -44,7 +44,9 @@ def open_micrographs(
     pixel_size, voltage, cs, amplitude_contrast : angstrom, kV, mm and a fraction.
     trust_given : accept a pixel size that headers contradict by more than 1 %; else an error where most do, and the
         micrograph set aside where few do.
-    allow_outside : accept names in a STAR file that lead out of its folder's project.
+    root : folder that the names of a STAR file are relative to; by default the first of its own and those above it that
+        holds them. Files that are given need none.
+    allow_outside : accept names in a STAR file that lead out of ``root``.
 
     Returns
     -------
@@ -55,12 +57,13 @@ def open_micrographs(
 
     Raises
     ------
-    ParameterError : no files, optics missing or out of range, or a pixel size that the headers contradict.
+    ParameterError : no files, a root that is no folder or has no use, optics missing or out of range, or a pixel size
+        that the headers contradict.
     FormatError : none of the files can be read, or a damaged STAR file.
     ResourceError : a place that does not answer.
     """
     where = f"open_micrographs({root_or_paths})" if isinstance(root_or_paths, str | Path) else "open_micrographs"
-    root, names, ds = _sources(root_or_paths, where, options["allow_outside"])
+    root, names, ds = _sources(root_or_paths, where, options)
     put_optics(ds, options, where)
     check_optics(ds, where, required=True)
     together = _opened([root / name for name in names], [str(p) for p in ds["reason"].values])
@@ -85,13 +88,15 @@ def read_micrograph_table(star: str | Path) -> xr.Dataset:
     ------
     FormatError : a damaged STAR file, or one without micrograph names.
     """
-    return validate(_from_star(Path(star), True)[2], str(star))
+    return validate(_from_star(Path(star), None, True)[2], str(star))
 
 
-def _sources(source: Any, where: str, allow_outside: bool) -> tuple[Path, list[str], xr.Dataset]:
+def _sources(source: Any, where: str, options: MicrographOptions) -> tuple[Path, list[str], xr.Dataset]:
     """Root, names relative to it, and what is known of them so far."""
     if isinstance(source, str | Path) and Path(source).suffix == ".star":
-        return _from_star(Path(source), allow_outside)
+        return _from_star(Path(source), options["root"], options["allow_outside"])
+    if options["root"] is not None:
+        raise ParameterError(f"{where}, root", expected="none: files are where they are", found=str(options["root"]))
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir():
@@ -128,7 +133,11 @@ def _common(files: list[Path]) -> Path:
     return Path(*same[: next((i for i, p in enumerate(parts) if len(set(p)) > 1), len(parts))])
 
 
-def _from_star(star: Path, allow_outside: bool) -> tuple[Path, list[str], xr.Dataset]:
+def _from_star(
+    star: Path, given: str | Path | None, allow_outside: bool
+) -> tuple[Path, list[str], xr.Dataset]:
+    if given is not None and not Path(given).is_dir():
+        raise ParameterError(f"{star}, root", expected="a folder", found=str(given))
     rows, optics = split_optics(read_star(star), "micrographs", str(star))
     if "rlnMicrographName" not in rows:
         raise FormatError(str(star), expected="_rlnMicrographName", found=f"labels {', '.join(rows.columns)}")
@@ -142,7 +151,7 @@ def _from_star(star: Path, allow_outside: bool) -> tuple[Path, list[str], xr.Dat
     reasons = ds["x_cryoflowReason"].values if "x_cryoflowReason" in ds else [""] * len(names)
     ds["reason"] = ("micrograph", text("" if r == "none" else r for r in reasons))
     ds = ds.drop_vars(["x_cryoflowUsable", "x_cryoflowReason"], errors="ignore")
-    root = Path(project_folder(star.parent, names))
+    root = Path(project_folder(star.parent, names) if given is None else given)
     for i, name in enumerate(names):
         inside(name, root, where=f"{star}, row {i + 1}", allow_outside=allow_outside)
     return root, names, ds

@@ -249,7 +249,7 @@ def _parents(micrographs: xr.Dataset, picks: xr.Dataset) -> NDArray[Any]:
     if len(missing):
         raise SchemaError(
             f"{WHERE}, row {missing[0]} of picks", expected="a micrograph of the Dataset given",
-            found=f"{wanted[missing[0]]!r} ({len(missing)} rows name micrographs that are not there)",
+            found=f"{wanted[missing[0]]!r} (so in {len(missing)} of {len(names[parent])} rows)",
             remedy="Names must agree, folders included.",
         )  # fmt: skip
     return parent

@@ -37,7 +37,11 @@ def check_files(workflow: Workflow, *, root: Path | str | None = None) -> Workfl
         patterns = workflow.micrographs.path
         names = (patterns,) if isinstance(patterns, str) else patterns
         absolute = tuple(_placed(name, base, workflow) for name in names)
-        stage = workflow.micrographs.model_copy(update={"path": absolute[0] if len(absolute) == 1 else absolute})
+        folder = workflow.micrographs.root
+        stage = workflow.micrographs.model_copy(update={
+            "path": absolute[0] if len(absolute) == 1 else absolute,
+            "root": _existing(folder, base, "micrographs.root") if folder else None,
+        })  # fmt: skip
         changes["micrographs"] = stage
         _check_micrographs(micrograph_paths(stage.path), workflow)
     if workflow.particles is not None:
@@ -153,6 +157,10 @@ def _check_micrographs(paths: list[Path], workflow: Workflow) -> None:
     from cryoflow.io.images.mrc import check_pixel_size, read_header
 
     assert workflow.micrographs is not None
+    if workflow.micrographs.root is not None and not any(path.suffix == ".star" for path in paths):
+        raise ParameterError(
+            "micrographs.root", expected="none: files are where they are", found=str(workflow.micrographs.root)
+        )
     headers, errors = [], []
     for path in paths:
         if path.suffix == ".star":
@@ -221,6 +229,13 @@ def _check_poses(workflow: Workflow, ds: Any) -> None:
             str(workflow.particles and workflow.particles.path), expected="the defocus of each particle (rlnDefocusU)",
             found="none", remedy="Estimate the CTF first, and export particles with it.",
         )  # fmt: skip
+    for name, label in (("voltage", "rlnVoltage"), ("cs", "rlnSphericalAberration"),
+                        ("amplitude_contrast", "rlnAmplitudeContrast")):  # fmt: skip
+        if name not in ds:
+            raise ParameterError(
+                str(workflow.particles and workflow.particles.path), expected=f"_{label}", found="none",
+                remedy=f"Give it with --set particles.{name}=VALUE.",
+            )  # fmt: skip
 
 
 def _check_headers(workflow: Workflow) -> None:

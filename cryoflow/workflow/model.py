@@ -64,8 +64,8 @@ class Workflow(p.Stage):
             extra = [s for s in PICTURES if getattr(self, s) is not None]
             if self.refine is None:
                 raise ValueError(
-                    "a workflow from particles needs the stage refine: give refine.reference and refine.diameter, "
-                    "with --set say"
+                    "no stage refine, which particles need: give refine.reference and refine.diameter, for example "
+                    "with --set refine.diameter=150"
                 )
             if extra:
                 raise ValueError(f"a workflow from particles enters at refinement; {', '.join(extra)} cannot run")
@@ -271,5 +271,8 @@ def _parameter_error(error: ValidationError, where: str) -> ParameterError:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return ParameterError(place, expected="values that agree", found=f"{message}{others}")
+    if first["type"] == "string_pattern_mismatch" and "[CD]" in message:
+        message = "a point group: Cn, Dn, T, O or I (I1 to I4)"
     message = message[0].lower() + message[1:]
+    message = message.replace("a valid number, unable to parse string as a number", "a number")
     return ParameterError(place, expected=message.removeprefix("input should be "), found=f"{first['input']!r}{others}")

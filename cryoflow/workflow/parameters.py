@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "Ctf", "Extract", "Micrographs", "Particles", "Pick", "Postprocess", "Refine", "Report", "Simulate",
@@ -24,7 +24,11 @@ PixelSize = Annotated[float, Field(ge=0.1, le=50, description="Pixel size, angst
 Voltage = Annotated[float, Field(ge=40, le=1300, description="Acceleration voltage, kV")]
 Cs = Annotated[float, Field(ge=0, le=20, description="Spherical aberration, mm")]
 AmplitudeContrast = Annotated[float, Field(ge=0, lt=1, description="Amplitude contrast")]
-Symmetry = Annotated[str, Field(pattern=r"^([CD][1-9]\d*|T|O|I[1-4]?)$", description="Point group: Cn, Dn, T, O, I")]
+Symmetry = Annotated[
+    str,
+    BeforeValidator(lambda given: given.upper() if isinstance(given, str) else given),
+    Field(pattern=r"^([CD][1-9]\d*|T|O|I[1-4]?)$", description="Point group: Cn, Dn, T, O, I"),
+]
 
 
 class Stage(BaseModel):
@@ -43,6 +47,7 @@ class Micrographs(Stage):
     voltage: Voltage
     cs: Cs
     amplitude_contrast: AmplitudeContrast
+    root: Path | None = Field(None, description="Folder the names of a STAR file are relative to; found if not given")
     trust_given: bool = Field(False, description="Take pixel_size even where the files' headers say otherwise")
     allow_outside: bool = Field(False, description="Accept names in a STAR file that lead out of its project")
 

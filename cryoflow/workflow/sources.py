@@ -65,7 +65,8 @@ def _open_micrographs(context: Context) -> xr.Dataset:
         return open_micrographs(context.folder.path / "simulated" / "micrographs", **optics)
     paths = micrograph_paths(stage.path)
     source = paths[0] if len(paths) == 1 else paths
-    return open_micrographs(source, **optics, trust_given=stage.trust_given, allow_outside=stage.allow_outside)
+    given = {key: getattr(stage, key) for key in ("root", "trust_given", "allow_outside")}
+    return open_micrographs(source, **optics, **given)
 
 
 def located(ds: xr.Dataset, context: Context) -> xr.Dataset:
