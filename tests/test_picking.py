@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from cryoflow.errors import ParameterError, SchemaError
 from cryoflow.io import open_micrographs, read_coordinates
 from cryoflow.picking import pick_particles
+from cryoflow.picking.chance import expected_peaks, independent_positions
 from cryoflow.picking.contaminants import contaminant_mask
 from cryoflow.picking.log import laplacian_of_gaussian
 from cryoflow.picking.peaks import find_peaks
@@ -169,13 +172,58 @@ def test_contaminant_is_masked_and_ice_gradient_is_not() -> None:
     assert matches(at, xy[free], 4.0) > 0.93 * free.sum()
 
 
-def test_noise_alone_yields_almost_nothing() -> None:
-    images = np.random.default_rng(0).normal(size=(3, 300, 300)).astype(np.float32)
+def number_of_picks(images: np.ndarray, **options: Any) -> np.ndarray:
+    """How many picks each micrograph has."""
     try:
-        found = pick_particles(dataset(images), diameter=100.0).sizes["particle"]
+        names = pick_particles(dataset(images), **options).micrograph_name.values
     except ParameterError:
-        found = 0
-    assert found <= 12  # of some 1,000 peaks
+        return np.zeros(len(images), int)
+    return np.array([(names == f"m{i}.mrc").sum() for i in range(len(images))])
+
+
+@pytest.mark.parametrize("method", ["log", "template"])
+@pytest.mark.parametrize("options", [{}, {"min_diameter": 100.0, "max_diameter": 160.0}])
+def test_noise_alone_yields_almost_nothing(method: str, options: dict[str, float]) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(6, 300, 340)).astype(np.float32)
+    images[3:] += 15 * gaussian_filter(
+        rng.normal(size=(3, 300, 340)), (0, 5, 5)
+    )  # as ice is, stronger at low frequency
+    assert number_of_picks(images, diameter=100.0, method=method, **options).sum() <= 2  # of some 600 peaks
+
+
+@pytest.mark.parametrize("method", ["log", "template"])
+def test_micrographs_without_particles_among_others_stay_empty(method: str) -> None:
+    full = shells(1, 90)[0]
+    images = np.stack([full, full[::-1], *np.random.default_rng(5).normal(size=(3, *full.shape))]).astype(np.float32)
+    if method == "template":  # to the Laplacian one particle is no higher than noise
+        images = np.concatenate([images, shells(2, 1, strength=2.0)[0][None]])
+    picks = number_of_picks(images, diameter=112.0, method=method)
+    assert picks[:2].min() > 80
+    assert picks[2:5].sum() <= 1
+    assert picks[5:].tolist() in ([], [1])
+
+
+def test_peaks_of_noise_are_as_many_as_expected() -> None:
+    z, positions = [], 0.0
+    for seed in range(20):
+        field = gaussian_filter(np.random.default_rng(seed).normal(size=(300, 300)), 4.0, mode="wrap")
+        field /= field.std()
+        positions += independent_positions(field)
+        z.append(find_peaks(field, min_distance=1.0)[:, 2])
+    for level in (2.5, 3.0, 3.5):
+        found = (np.concatenate(z) > level).sum()
+        assert found == pytest.approx(expected_peaks(level, positions), abs=4 * np.sqrt(found))
+
+
+def test_noise_is_as_high_at_an_edge_as_elsewhere() -> None:
+    rng = np.random.default_rng(2)
+    noise = rng.normal(size=(600, 48, 60)).astype(np.float32)
+    maps = np.stack([laplacian_of_gaussian(i, pixel_size=1.0, min_diameter=16, max_diameter=16) for i in noise])
+    deviation = maps.std(axis=0)
+    inner = deviation[20:28, 20:40].mean()
+    for places in (deviation[0], deviation[:, -1], deviation[4], deviation[[0, 0, -1, -1], [0, -1, 0, -1]]):
+        assert places.mean() == pytest.approx(inner, rel=0.06)
 
 
 @pytest.mark.slow

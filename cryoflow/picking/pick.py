@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoflow.errors import ParameterError
+from cryoflow.picking.chance import noise_floor
 from cryoflow.picking.passes import DISC, Settings, log_pass, profile_pass, template_pass
 from cryoflow.picking.prepare import SAMPLES_PER_DIAMETER
 from cryoflow.picking.threshold import choose_threshold
@@ -21,12 +22,14 @@ log = logging.getLogger("cryoflow")
 WHERE = "pick_particles"
 LOG_SIGMAS = 0.5  # of the map of the Laplacian: where no two populations show
 TEMPLATE_SIGMAS = 4.0  # of the map of correlations, likewise
+PEOPLED = 1e-5  # chance of noise below which a micrograph holds particles
 TEMPLATE_MICROGRAPHS = 64  # as many as the template is made from: thousands of particles
+LEARNT_FROM = 60  # particles at least, the better half of which are averaged
 ROUNDS = 2
 COVERAGE = 0.55  # of the disc that must lie inside the micrograph
 _ROWS = {
-    "x_picks": (("pick", "xys"), "f4"), "x_decoys": (("pick",), "f4"), "x_score_mean": ((), "f4"),
-    "x_score_sigma": ((), "f4"), "reason": ((), "U"),
+    "x_picks": (("pick", "xysz"), "f4"), "x_decoys": (("pick",), "f4"), "x_score_mean": ((), "f4"),
+    "x_score_sigma": ((), "f4"), "x_positions": ((), "f4"), "x_chance": ((), "f4"), "reason": ((), "U"),
 }  # fmt: skip
 
 
@@ -51,7 +54,8 @@ def pick_particles(
     within a disc of 1.25 diameters, by what of it lies inside the micrograph), averages the particles found by that,
     and correlates once more. The threshold is where, in the distribution of the scores of all peaks of all
     micrographs, noise and particles are equally likely; where they are not apart, the one of the best F1 by the number
-    of peaks of the negated maps (``decoy_threshold``).
+    of peaks of the negated maps (``decoy_threshold``). A micrograph whose peaks are its pits upside down, as those of
+    noise are, keeps only those that noise does not reach or not as often (``chance.noise_floor``): none, if empty.
 
     Parameters
     ----------
@@ -60,8 +64,8 @@ def pick_particles(
     diameter : of the particle, angstrom.
     min_diameter, max_diameter : range of the first pass, angstrom; both are ``diameter`` if not given. Smaller blobs
         than the particle answer to its parts: widen the range only for particles of varying size.
-    threshold : peaks below this many standard deviations above the mean of their micrograph's score map are dropped
-        (robust ones with a template); None: from the distribution of scores.
+    threshold : peaks below this many robust standard deviations above the median of their micrograph's score map are
+        dropped, and no others; None: from the distribution of scores.
     upper_threshold : likewise peaks above it (contaminants); None: no limit.
     method : "log" stops after the first pass.
     min_distance : between centres, angstrom; 0.6 ``diameter`` if not given.
@@ -102,12 +106,12 @@ def pick_particles(
     profile: NDArray[Any] | None = None
     if method == "log":
         found = _run(log_pass, known, {"settings": settings}, client, "picking, LoG")
-        limit = _limits(found, threshold, upper_threshold, LOG_SIGMAS)
+        kept = _kept(found, threshold, upper_threshold, LOG_SIGMAS)
     else:
         profile = learn_template(known.isel(micrograph=_spread(np.flatnonzero(usable))), settings, client)
         found = _run(template_pass, known, {"settings": settings, "profile": profile}, client, "picking, template")
-        limit = _limits(found, threshold, upper_threshold, TEMPLATE_SIGMAS)
-    picks = _collect(micrographs, found, limit)
+        kept = _kept(found, threshold, upper_threshold, TEMPLATE_SIGMAS)
+    picks = _collect(micrographs, found, kept)
     picks.attrs |= {"function": WHERE, "method": method, "contrast": "dark" if settings["dark"] else "bright",
                     "diameter": float(diameter), "min_distance": float(settings["min_distance"])}  # fmt: skip
     if profile is not None:
@@ -120,25 +124,23 @@ def pick_particles(
 def learn_template(known: xr.Dataset, settings: Settings, client: Any) -> NDArray[Any]:
     """The radial template from the micrographs alone: blobs, their average, its matches, their average."""
     found = _run(log_pass, known, {"settings": settings}, client, "picking, LoG")
-    limit = _limits(found, None, None, LOG_SIGMAS)
-    profile = _profile(known, found, limit, settings, client)
+    profile = _profile(known, found, _enough(found, _kept(found, None, None, LOG_SIGMAS)), settings, client)
     for _ in range(ROUNDS - 1):
         found = _run(template_pass, known, {"settings": settings, "profile": profile}, client, "picking, template")
-        profile = _profile(known, found, _limits(found, None, None, TEMPLATE_SIGMAS), settings, client)
+        kept = _enough(found, _kept(found, None, None, TEMPLATE_SIGMAS))
+        profile = _profile(known, found, kept, settings, client)
     return profile
 
 
-def _profile(known: xr.Dataset, found: xr.Dataset, limit: Any, settings: Settings, client: Any) -> NDArray[Any]:
+def _profile(known: xr.Dataset, found: xr.Dataset, kept: Any, settings: Settings, client: Any) -> NDArray[Any]:
     """The average over the better half of each micrograph's picks."""
     from cryoflow.engine import compute, map_reduce
 
-    low, high = limit
     picks = found["x_picks"].values.copy()
-    good = (picks[..., 2] >= low[:, None]) & (picks[..., 2] <= high[:, None])
-    rank = np.cumsum(good, axis=1)
-    picks[~good | (rank > np.ceil(0.5 * rank[:, -1:]))] = np.nan
+    rank = np.cumsum(kept, axis=1)
+    picks[~kept | (rank > np.ceil(0.5 * rank[:, -1:]))] = np.nan
     bins = int(np.ceil(0.5 * DISC * SAMPLES_PER_DIAMETER)) + 1
-    data = known.assign(x_picks=(("micrograph", "pick", "xys"), picks))
+    data = known.assign(x_picks=(("micrograph", "pick", "xysz"), picks))
     _, sums = map_reduce(profile_pass, data, {"settings": settings, "bins": bins}, dim="micrograph", batch=1)
     (sums,) = compute(sums, client=client, label="picking, average")
     if sums["count"] == 0:
@@ -156,30 +158,45 @@ def _run(kernel: Any, data: xr.Dataset, shared: dict[str, Any], client: Any, lab
     # discs of half the least distance cannot cover more than the plane; a margin for centres on the border
     most = int(np.ceil(1.2 * (data.sizes["y"] / distance + 1) * (data.sizes["x"] / distance + 1)))
     rows = map_rows(kernel, data, {**shared, "max_picks": most}, dim="micrograph", outputs=_ROWS, batch=1,
-                    sizes={"pick": most, "xys": 3})  # fmt: skip
+                    sizes={"pick": most, "xysz": 4})  # fmt: skip
     done: xr.Dataset = compute(rows, client=client, label=label)[0]
     return done
 
 
-def _limits(found: xr.Dataset, threshold: float | None, upper: float | None, fallback: float) -> Any:
-    """Lowest and highest score to keep in each micrograph."""
-    mean, sigma = found["x_score_mean"].values, found["x_score_sigma"].values
+def _kept(found: xr.Dataset, threshold: float | None, upper: float | None, fallback: float) -> NDArray[np.bool_]:
+    """Which peaks are picks, (micrograph, pick); ``fallback`` sigmas where the distribution of scores says nothing."""
+    mean, sigma = (found[n].values[:, None] for n in ("x_score_mean", "x_score_sigma"))
     scores = found["x_picks"].values[..., 2]
+    kept = np.isfinite(scores)
+    if upper is not None:
+        kept &= scores <= mean + upper * sigma
     if threshold is not None:
-        low = mean + threshold * sigma
+        return np.asarray(kept & (scores >= mean + threshold * sigma))
+    decoys = found["x_decoys"].values
+    common = choose_threshold(scores[kept], decoys[np.isfinite(decoys)])
+    peopled = found["x_chance"].values[:, None] < PEOPLED
+    if common is None:
+        kept &= (scores >= mean + fallback * sigma) | ~peopled
     else:
-        scores, decoys = scores[np.isfinite(scores)], found["x_decoys"].values
-        common = choose_threshold(scores, decoys[np.isfinite(decoys)])
-        low = mean + fallback * sigma if common is None else np.full(len(mean), common)
-    high = np.full(len(mean), np.inf) if upper is None else mean + upper * sigma
-    return low, high
+        kept &= scores >= common
+    z = found["x_picks"].values[..., 3]
+    floors = np.array([noise_floor(*row) for row in zip(z, found["x_positions"].values)])
+    return np.asarray(kept & (peopled | (z >= floors[:, None])))
 
 
-def _collect(micrographs: xr.Dataset, found: xr.Dataset, limit: Any) -> xr.Dataset:
-    picks, (low, high) = found["x_picks"].values, limit
-    keep = (picks[..., 2] >= low[:, None]) & (picks[..., 2] <= high[:, None])
-    row = np.nonzero(keep)[0]
-    chosen = picks[keep]
+def _enough(found: xr.Dataset, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``kept``, or if these are few the highest peaks of all: their average may yet tell particles from noise."""
+    if kept.sum() >= LEARNT_FROM:
+        return kept
+    z = found["x_picks"].values[..., 3]
+    highest = np.sort(z[np.isfinite(z)])[-LEARNT_FROM:]
+    return kept | (z >= highest[0]) if len(highest) else kept
+
+
+def _collect(micrographs: xr.Dataset, found: xr.Dataset, kept: NDArray[np.bool_]) -> xr.Dataset:
+    picks = found["x_picks"].values
+    row = np.nonzero(kept)[0]
+    chosen = picks[kept]
     if not len(chosen):
         raise ParameterError(
             WHERE, expected="particles", found=f"none in {len(picks)} micrographs",
