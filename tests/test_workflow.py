@@ -24,6 +24,7 @@ from cryoflow.workflow import Workflow, check_files, load_workflow, parse_settin
 from cryoflow.workflow import parameters as p
 from cryoflow.workflow.digest import code_digest, digest, fingerprint
 from cryoflow.workflow.folder import RunFolder
+from cryoflow.workflow.further import raise_limit
 from cryoflow.workflow.measure import Meter
 from cryoflow.workflow.runner import Context, StageSpec, open_run, run_stages
 
@@ -604,3 +605,50 @@ def test_a_stack_of_noise_runs_to_its_report_and_claims_nothing(tmp_path: Path) 
     kept = cryoflow.open_store(tmp_path / "fixed/stores/poses.zarr")
     np.testing.assert_allclose(kept["rotation"].values, with_poses["rotation"].values, atol=1e-5)
     np.testing.assert_array_equal(kept["half"].values, with_poses["half"].values)
+
+
+def test_a_raised_limit_goes_on_where_the_refinement_ended(tmp_path: Path) -> None:
+    """The same bits as a refinement that had the higher limit from its start, without its first iterations."""
+    from cryoflow.io import read_map, write_map, write_particles
+    from cryoflow.simulate import simulate_particles
+
+    particles, truth = simulate_particles(n=24, box=24, pixel_size=9.0, symmetry="D2", snr=1.0, seed=1)
+    write_particles(particles, tmp_path / "p.star", images=tmp_path / "p.mrcs")
+    write_map(tmp_path / "r.mrc", truth["map"].values, pixel_size=9.0)
+    refine = {"reference": "r.mrc", "symmetry": "D2", "diameter": 150, "ini_high": 60, "order": 0}
+
+    def refined(folder: str, limit: int) -> tuple[list[int], Any]:
+        workflow = load_workflow({"particles": {"path": "p.star"}, "refine": {**refine, "limit": limit}})
+        run(workflow, output=tmp_path / folder, root=tmp_path, until="refine")
+        history = json.loads((tmp_path / folder / "iterations.json").read_text())
+        return [record["wall_seconds"] for record in history], read_map(tmp_path / folder / "half1.mrc").values
+
+    first, early = refined("a", 2)
+    further, half = refined("a", 4)
+    assert len(first) == 3
+    assert len(further) == 5  # the last one joins all data
+    assert further[:2] == first[:2]  # not done again
+    assert further[2] != first[2]  # which had joined all data too early
+    _, at_once = refined("b", 4)
+    np.testing.assert_array_equal(half, at_once)
+    assert not np.array_equal(half, early)
+    lowered, again = refined("a", 2)  # goes on with nothing: begins anew
+    assert lowered != first
+    np.testing.assert_array_equal(again, early)
+
+
+def test_a_converged_refinement_does_not_go_on(tmp_path: Path) -> None:
+    store = tmp_path / "iteration_0003"
+    store.mkdir()
+    schedule = {"is": "dict", "of": {"final": True, "converged": True}}
+    history = {"is": "list", "of": [{"is": "dict", "of": {"final": False}}]}
+    state = {"iteration": 3, "done": False, "schedule": schedule, "history": history}
+    (store / "state.json").write_text(json.dumps({"version": 1, "state": state}))
+    (tmp_path / "signature.json").write_text(json.dumps({"limit": 3, "seed": 0}))
+    raise_limit(tmp_path, 9)
+    assert json.loads((store / "state.json").read_text())["state"] == state
+    assert json.loads((tmp_path / "signature.json").read_text()) == {"limit": 9, "seed": 0}
+    schedule["of"]["converged"] = False
+    (store / "state.json").write_text(json.dumps({"version": 1, "state": state}))
+    raise_limit(tmp_path, 9)
+    assert json.loads((store / "state.json").read_text())["state"]["schedule"]["of"]["final"] is False

@@ -34,7 +34,8 @@ class StageSpec:
     ``function(context)`` returns its figures. ``needs`` are the stages whose results it reads, ``rooms`` the parts of
     cryoflow whose code decides its result, ``files`` gives the files outside of the run's folder that it reads,
     ``outputs`` are names in the folder, ``more`` those that depend on the
-    workflow. A stage that ``resumes`` keeps its stores when it was interrupted.
+    workflow. A stage that ``resumes`` keeps its stores when it was interrupted, and when nothing changed but that the
+    parameters in ``raised`` are larger than they were.
     """
 
     function: Callable[[Context], dict[str, Any]]
@@ -44,6 +45,7 @@ class StageSpec:
     files: Callable[[Workflow], list[Path]] = lambda _: []
     more: Callable[[Workflow], tuple[str, ...]] = lambda _: ()
     resumes: bool = False
+    raised: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -60,17 +62,37 @@ class Context:
 
 def plan(workflow: Workflow, specs: Mapping[str, StageSpec]) -> dict[str, str]:
     """The digest every stage of the workflow would have: its parameters, files, code, and those it stands on."""
-    digests: dict[str, str] = {}
+    return {stage: digest(content) for stage, content in _contents(workflow, specs).items()}
+
+
+def _contents(workflow: Workflow, specs: Mapping[str, StageSpec]) -> dict[str, dict[str, Any]]:
+    """What the digest of every stage is made of."""
+    contents: dict[str, dict[str, Any]] = {}
     for stage in workflow.stages:
         spec = specs[stage]
         parameters = getattr(workflow, stage)
-        digests[stage] = digest({
+        contents[stage] = {
             "parameters": parameters.model_dump(mode="json") if parameters is not None else None,
             "files": fingerprint(spec.files(workflow)),
             "code": code_digest(*spec.rooms),
-            "needs": [digests[n] for n in spec.needs if n in digests],
-        })  # fmt: skip
-    return digests
+            "needs": [digest(contents[n]) for n in spec.needs if n in contents],
+        }
+    return contents
+
+
+def _base(content: Mapping[str, Any], raised: tuple[str, ...]) -> dict[str, Any]:
+    """The digest of a stage without the parameters in ``raised``, and those."""
+    parameters = dict(content["parameters"] or {})
+    values = {name: parameters.pop(name) for name in raised}
+    return {"base": digest({**content, "parameters": parameters}), "raised": values}
+
+
+def _goes_on(record: Mapping[str, Any], expected: str, mine: Mapping[str, Any]) -> bool:
+    """Whether what a stage left can be gone on with: it was interrupted, or its raised parameters are larger now."""
+    if record.get("digest") == expected:
+        return record.get("state") == "started"
+    values = record.get("raised") or {}
+    return record.get("base") == mine["base"] and all(values.get(k, v) <= v for k, v in mine["raised"].items())
 
 
 def run_stages(
@@ -93,7 +115,8 @@ def run_stages(
         if until not in stages:
             raise ParameterError("--until", expected=f"one of {', '.join(stages)}", found=repr(until))
         stages = stages[: stages.index(until) + 1]
-    digests = plan(workflow, specs)
+    contents = _contents(workflow, specs)
+    digests = {stage: digest(content) for stage, content in contents.items()}
     write_text(folder.path / "workflow.yaml", to_yaml(workflow))
     context = Context(workflow, folder, client, progress)
     for number, stage in enumerate(stages, 1):
@@ -103,7 +126,12 @@ def run_stages(
             log.info("%s: finished before, skipped", title)
             context.figures[stage] = record["figures"]
             continue
-        context.figures[stage] = _run_one(stage, spec, title, context, record, digests[stage])
+        mine = _base(contents[stage], spec.raised)
+        goes_on = spec.resumes and _goes_on(record, digests[stage], mine)
+        if not goes_on:
+            folder.discard(left(spec, workflow))
+        log.info("%s: %s", title, "going on where it ended" if goes_on else "started")
+        context.figures[stage] = _run_one(stage, spec, title, context, {"digest": digests[stage], **mine})
         _write_figures(context)
     for stage in workflow.stages[len(stages) :]:  # not asked for now: what they left stays, and may be out of date
         record = folder.read_record(stage)
@@ -130,21 +158,15 @@ def finished(folder: RunFolder, record: Mapping[str, Any], expected: str, output
     return bool(record.get("sizes") == folder.sizes(outputs))
 
 
-def _run_one(
-    stage: str, spec: StageSpec, title: str, context: Context, record: Mapping[str, Any], expected: str
-) -> dict[str, Any]:
+def _run_one(stage: str, spec: StageSpec, title: str, context: Context, identity: Mapping[str, Any]) -> dict[str, Any]:
     folder, outputs = context.folder, left(spec, context.workflow)
-    again = record.get("digest") == expected and record.get("state") == "started"
-    if not (again and spec.resumes):
-        folder.discard(outputs)
-    log.info("%s: %s", title, "going on where it was interrupted" if again and spec.resumes else "started")
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    folder.write_record(stage, {"stage": stage, "state": "started", "digest": expected, "began": began})
+    folder.write_record(stage, {"stage": stage, "state": "started", **identity, "began": began})
     with Meter() as meter:
         result = spec.function(context)
     figures: dict[str, Any] = plain({**asdict(meter.cost), **result})
     folder.write_record(stage, {
-        "stage": stage, "state": "finished", "digest": expected, "began": began,
+        "stage": stage, "state": "finished", **identity, "began": began,
         "ended": datetime.now(UTC).isoformat(timespec="seconds"), "cryoflow": __version__,
         "sizes": folder.sizes(outputs), "figures": figures,
     })  # fmt: skip

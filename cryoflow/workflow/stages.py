@@ -81,7 +81,7 @@ STAGES: dict[str, StageSpec] = {
     "refine": StageSpec(
         refine, ("extract", "particles"), ("refinement", "kernels", "engine"),
         ("stores/refine", "stores/poses.zarr", "iterations.json", "particles.star", "map.mrc"),
-        _refine_files, _maps, resumes=True,
+        _refine_files, _maps, resumes=True, raised=("limit",),
     ),
     "postprocess": StageSpec(
         postprocess, ("refine", "simulate"), ("postprocess", "kernels"),
