@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 
 from cryoflow.engine import compute, map_reduce, map_rows
+from cryoflow.engine.sums import add
 from cryoflow.errors import ComputeError, ParameterError, ResourceError, SchemaError
 
 ROWS, BOX = 203, 12
@@ -377,3 +378,16 @@ def test_optics_read_lazily_serve_every_chunk() -> None:
 
     _, sums = compute(*map_reduce(volts, lazy))
     assert sums["total"] == np.array([600.0, 400.0])[np.arange(ROWS) % 2].sum()
+
+
+def test_sums_on_a_device_add_up_batch_by_batch() -> None:
+    """Arrays of a device say nothing of being writeable."""
+
+    class Flags:
+        c_contiguous = True
+
+    class There(np.ndarray):  # type: ignore[type-arg]
+        flags = Flags()  # type: ignore[assignment]
+
+    a, b = (np.ones(3).view(There) for _ in range(2))
+    assert add({"s": a}, {"s": b}, own=True)["s"].tolist() == [2.0, 2.0, 2.0]

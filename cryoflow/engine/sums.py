@@ -32,7 +32,7 @@ def add(a: Any, b: Any, *, own: bool = False) -> Any:
         return type(a)(*parts) if hasattr(a, "_fields") else type(a)(parts)
     if np.shape(a) != np.shape(b):
         raise ValueError(f"sums of shapes {np.shape(a)} and {np.shape(b)}")
-    if own and np.shape(a) and a.dtype == b.dtype and a.flags.writeable:
+    if own and np.shape(a) and a.dtype == b.dtype and getattr(a.flags, "writeable", True):  # CuPy's have no such flag
         a += b
         return a
     return a + b
