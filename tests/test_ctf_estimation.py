@@ -228,6 +228,7 @@ def test_range_of_one_defocus_still_finds_the_astigmatism() -> None:
         ({"astigmatism_limit": -1.0}, "astigmatism_limit"),
         ({"box": 4096}, "tile"),
         ({"box": 64}, "24 samples"),
+        ({"max_defocus": float("inf")}, "min_defocus < max_defocus"),
     ],
 )
 def test_wrong_parameters_are_refused_before_anything_is_read(options: dict[str, float], text: str) -> None:
@@ -240,6 +241,20 @@ def test_wrong_parameters_are_refused_before_anything_is_read(options: dict[str,
     ds["micrograph"] = (("micrograph", "y", "x"), da.map_blocks(explode, dtype="f4", chunks=((1,), (600,), (600,))))
     with pytest.raises(ParameterError, match=text):
         estimate_ctf(ds, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("amplitude_contrast", 7.0, "a fraction"), ("amplitude_contrast", -0.1, "a fraction"),
+        ("cs", float("nan"), "cs"), ("voltage", 0.0, "kV"), ("voltage", 300_000.0, "kV"), ("voltage", np.nan, "kV"),
+    ],
+)  # fmt: skip
+def test_optics_that_no_microscope_has_are_refused(name: str, value: float, text: str) -> None:
+    ds = dataset([np.zeros((600, 600), np.float32)])
+    ds[name] = ("optics", np.full(ds.sizes["optics"], value))
+    with pytest.raises(ParameterError, match=text):
+        estimate_ctf(ds)
 
 
 def test_missing_optics_are_named() -> None:

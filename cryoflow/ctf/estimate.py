@@ -127,6 +127,7 @@ def estimate_ctf(
     }
     _check_numbers(box, search)
     require(micrographs, "estimate_ctf", ("micrograph", "voltage", "cs", "amplitude_contrast", "pixel_size"))
+    _check_optics(micrographs)
     pixels = np.atleast_1d(micrographs["pixel_size"].values).astype(float)
     target = _check_pixels(micrographs, pixels, box, search)
     step = 1.0 / (box * max(target, float(pixels.max())))
@@ -152,7 +153,7 @@ def _check_numbers(box: int, search: dict[str, Any]) -> None:
             (search["max_resolution"], search["min_resolution"]),
         ),
         (
-            0 < search["min_defocus"] < search["max_defocus"],
+            0 < search["min_defocus"] < search["max_defocus"] < np.inf,
             "0 < min_defocus < max_defocus (angstrom, underfocus positive)",
             (search["min_defocus"], search["max_defocus"]),
         ),
@@ -163,6 +164,23 @@ def _check_numbers(box: int, search: dict[str, Any]) -> None:
             raise ParameterError(
                 "estimate_ctf", expected=expected, found=str(found), remedy="See the parameters of estimate_ctf."
             )
+
+
+def _check_optics(micrographs: xr.Dataset) -> None:
+    voltage, cs, contrast = (
+        np.asarray(micrographs[n].values, dtype=float) for n in ("voltage", "cs", "amplitude_contrast")
+    )
+    rules = (
+        ((voltage > 0) & (voltage < 10_000), "voltages above 0 and in kV", voltage),
+        (np.isfinite(cs), "finite values of cs (mm)", cs),
+        ((contrast >= 0) & (contrast <= 1), "amplitude contrasts from 0 to 1 (a fraction)", contrast),
+    )
+    for holds, expected, found in rules:
+        if not holds.all():
+            raise ParameterError(
+                "estimate_ctf", expected=expected, found=str(np.unique(found[~holds]).tolist()),
+                remedy="Give what the microscope had when opening the micrographs.",
+            )  # fmt: skip
 
 
 def _check_pixels(micrographs: xr.Dataset, pixels: Any, box: int, search: dict[str, Any]) -> float:
