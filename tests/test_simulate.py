@@ -21,7 +21,7 @@ from cryoflow.simulate.model import align_to_symmetry, model_chains
 from cryoflow.simulate.noise import coloured_power, stream
 from cryoflow.simulate.projector import prepare, slice_spectra
 from cryoflow.simulate.protein import alpha_helix, atoms_to_map, procedural_atoms
-from cryoflow.simulate.source import load_source, regrid
+from cryoflow.simulate.source import load_source, regrid, volume_of
 
 PIXEL, WIDTH = 2.0, 3.5  # angstrom; Gaussian atoms of this standard deviation have no power at Nyquist
 B_ATOM = 8 * np.pi**2 * WIDTH**2
@@ -319,6 +319,18 @@ def test_clean_micrograph_follows_the_conventions() -> None:
     x = np.sqrt(electrons) * (1 - counts / bright)  # dark on bright: protein takes electrons away
     np.testing.assert_allclose(x, picture, atol=5e-3 * np.abs(picture).max())
     assert micrographs.attrs["contrast"] == "dark"
+
+
+def test_a_diameter_is_taken_at_its_word_whatever_the_source(tmp_path: Path) -> None:
+    model = tmp_path / "model.pdb"
+    model.write_text("".join(
+        f"ATOM  {i:5d}  CA  ALA A{i:4d}    {x:8.3f}{0:8.3f}{0:8.3f}  1.00 10.00           C\n"
+        for i, x in enumerate((-20.0, 0.0, 20.0), 1)
+    ))  # fmt: skip
+    for diameter, extent in ((None, 48.0), (60.0, 60.0)):
+        found, volume = volume_of(model, 4.0, "C1", diameter, 0)
+        assert found == pytest.approx(extent)
+        assert volume.sizes["x"] * 4.0 >= 1.5 * extent
 
 
 def test_particles_keep_apart_from_each_other_the_edge_and_the_dirt() -> None:

@@ -120,7 +120,8 @@ def crop(spectrum: Any, n: int, m: int, *, dims: int = 2) -> Any:
     """Half spectrum of an ``m``-box from that of an ``n``-box: cut (m < n) or zero-padded (m > n).
 
     Values are kept, so with orthonormal transforms real-space values scale by (n / m)^(dims / 2); ``resample``
-    undoes that. Where an even Nyquist plane is cut or opened it is kept once, and made consistent by ``irfftn``.
+    undoes that. Where an even Nyquist plane is cut it is kept once, and made consistent by ``irfftn``. Where one is
+    opened, that of the last axis counts twice in ``irfftn``, as in RELION: enlarge only what holds nothing there.
     """
     if m == n:
         return spectrum

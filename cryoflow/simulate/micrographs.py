@@ -73,7 +73,7 @@ def simulate_micrographs(
     n, shape : number of micrographs and their (rows, columns).
     particles_per_micrograph : placed no nearer to each other than a diameter and 0.75 diameters from every edge; fewer
         where they do not fit beside contaminants.
-    diameter : angstrom; of the procedural protein (default 120), else to be measured from the source.
+    diameter : angstrom; of the procedural protein (default 120), or of the source (default: measured).
     contaminants : mean number of dark ice blobs a micrograph (Poisson).
     dose : electrons per square angstrom.
     dtype : "uint16" rounds to whole counts as cameras do.

@@ -165,8 +165,7 @@ def volume_of(
         return extent, procedural_protein(
             symmetry=symmetry, box=box, pixel_size=pixel_size, size=extent, seed=seed
         )  # fmt: skip
-    is_model = not isinstance(source, xr.DataArray) and str(source).lower().endswith(MODELS)
-    extent = measure_diameter(source) if diameter is None or is_model else float(diameter)
+    extent = measure_diameter(source) if diameter is None else float(diameter)
     box = _even(1.5 * extent / pixel_size)
     return extent, load_source(source, box=box, pixel_size=pixel_size, symmetry=symmetry, seed=seed)
 
