@@ -248,13 +248,16 @@ def test_errors_name_the_options_of_the_command(data: Path, tmp_path: Path) -> N
             "Pass --set micrographs.allow_outside=true if b.",
         ),
         ("refine p.star", "copy it again, or open its 39 whole sections with check_size=False.", "copy it again."),
+        ("refine p.star", "Rescale, or pass mixed_pixel_sizes=True.", "Rescale."),
+        ("table p.star", "Rescale, or pass mixed_pixel_sizes=True.", "Rescale, or pass --mixed-pixel-sizes."),
         ("pick run", "Give it in the file, or --set pick.diameter=VALUE.", "Give it in the file, or --diameter VALUE."),
         ("refine p.star", "Give it with --set particles.voltage=VALUE.", "Give it with --voltage VALUE."),
     ],
 )
 def test_remedies_are_what_the_command_can_do(words: str, message: str, says: str) -> None:
     import cryoflow.cli.run
-    import cryoflow.cli.stages  # noqa: F401 - commands register themselves
+    import cryoflow.cli.stages
+    import cryoflow.cli.table  # noqa: F401 - commands register themselves
 
     with mock.patch.object(sys, "argv", ["cryoflow", *words.split()]):
         assert as_options(message).endswith(says)

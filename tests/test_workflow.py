@@ -322,6 +322,23 @@ def test_a_stack_without_defocus_is_refused(tmp_path: Path) -> None:
         check_files(stack_workflow(tmp_path), root=tmp_path)
 
 
+def test_a_stack_of_one_half_set_is_refused(tmp_path: Path) -> None:
+    stack(tmp_path)
+    star = tmp_path / "particles.star"
+    lines = star.read_text().splitlines()
+    label = next(i for i, line in enumerate(lines) if line.startswith("_rlnOpticsGroup #") and i > 15)
+    lines.insert(label + 1, "_rlnRandomSubset")
+    star.write_text("\n".join(line + " 1" if "@" in line else line for line in lines))
+    with pytest.raises(ParameterError, match=r"of half-set 1 alone\. Deal them out anew: cryoflow table .* --halves"):
+        check_files(stack_workflow(tmp_path), root=tmp_path)
+
+
+def test_a_file_of_another_program_is_told_the_way(tmp_path: Path) -> None:
+    (tmp_path / "p.cs").write_bytes(b"x")
+    with pytest.raises(ParameterError, match=r"cryoflow convert .*p\.cs p\.star"):
+        load_workflow(tmp_path / "p.cs")
+
+
 def test_a_stack_without_its_voltage_is_refused_or_told_it(tmp_path: Path) -> None:
     stack(tmp_path)
     star = tmp_path / "particles.star"

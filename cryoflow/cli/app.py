@@ -59,7 +59,8 @@ _OTHERS = ("anisotropic", "detector_pixel", "flip_y", "fractions", "frames_per_f
 # arguments of readers that a workflow has in its source
 _OF_SOURCES = ("trust_given", "allow_outside", "pixel_size", "root")
 _FOR_PYTHON = re.compile(
-    r",? or (?:pass|open) [^.,]*\b(?:images|check_size)=False[^.,]*| ?\bPass (?:images|check_size)=False[^.]*\."
+    r",? or (?:pass|open) [^.,]*\b(?:images=False|check_size=False|mixed_pixel_sizes=True)[^.,]*"
+    r"| ?\bPass (?:images|check_size)=False[^.]*\."
 )
 
 
@@ -92,7 +93,7 @@ def as_options(message: str, command: str | None = None) -> str:
 
     if "settings" not in options:
         message = re.sub(r"--set [a-z]+\.([a-z_]+)=(\w+)", setting, message)
-    if "images" not in options:  # what only Python can be told
+    if not {"images", "mixed_pixel_sizes"} & set(options):  # what only Python can be told
         message = _FOR_PYTHON.sub("", message)
     return re.sub(r"(?<![\w.-])([a-z_]+)=(True\b|False\b|(?=[\s,.;:)]|$))", option, message)
 

@@ -97,6 +97,11 @@ def refine(
 ) -> None:
     """Refine a map from the particles of a run or a stack."""
     values = _absolute(stage, "reference", "mask")
+    if particles.suffix != ".star" and particles.is_file():
+        raise ParameterError(
+            "refine", expected="the folder of a run, or a particle stack (.star)", found=str(particles),
+            remedy=f"If it holds particles of another program: cryoflow convert {particles} {particles.stem}.star",
+        )  # fmt: skip
     if particles.suffix != ".star":
         if output is not None and output.resolve() != particles.resolve():
             raise ParameterError("--output", expected="none: a run goes on in its own folder", found=str(output))

@@ -10,6 +10,7 @@ from cryoflow.catalog import find_reference
 from cryoflow.catalog.layout import locate
 from cryoflow.catalog.start import split_name
 from cryoflow.errors import CryoflowError, ParameterError
+from cryoflow.workflow.check_particles import check_particles
 from cryoflow.workflow.model import Workflow
 
 __all__ = ["check_files", "micrograph_paths", "needed_bytes"]
@@ -208,34 +209,13 @@ def _image_size(workflow: Workflow) -> tuple[int, float] | None:
         ds = read_particles(workflow.particles.path, **given)
         if ds.sizes["particle"] == 0:
             raise ParameterError(str(workflow.particles.path), expected="particles", found="none")
-        _check_poses(workflow, ds)
+        check_particles(workflow, ds)
         return ds.sizes["x"], float(ds["pixel_size"].values[0])
     source = workflow.micrographs or workflow.simulate
     if source is None or workflow.extract is None:
         return None
     box = workflow.extract.rescale or workflow.extract.box
     return box, source.pixel_size * workflow.extract.box / box
-
-
-def _check_poses(workflow: Workflow, ds: Any) -> None:
-    refine = workflow.refine
-    if refine is not None and refine.poses != "global" and "rotation" not in ds:
-        raise ParameterError(
-            "refine.poses", expected=f"poses in {workflow.particles and workflow.particles.path} for {refine.poses!r}",
-            found="none", remedy="Take poses=global.",
-        )  # fmt: skip
-    if refine is not None and "defocus_u" not in ds:
-        raise ParameterError(
-            str(workflow.particles and workflow.particles.path), expected="the defocus of each particle (rlnDefocusU)",
-            found="none", remedy="Estimate the CTF first, and export particles with it.",
-        )  # fmt: skip
-    for name, label in (("voltage", "rlnVoltage"), ("cs", "rlnSphericalAberration"),
-                        ("amplitude_contrast", "rlnAmplitudeContrast")):  # fmt: skip
-        if name not in ds:
-            raise ParameterError(
-                str(workflow.particles and workflow.particles.path), expected=f"_{label}", found="none",
-                remedy=f"Give it with --set particles.{name}=VALUE.",
-            )  # fmt: skip
 
 
 def _check_headers(workflow: Workflow) -> None:

@@ -109,8 +109,9 @@ def _named(particles: xr.Dataset, context: Context) -> xr.Dataset:
 def _tell(record: dict[str, Any]) -> None:
     """One line of the log an iteration."""
     log.info(
-        "  iteration %d: %.2f A, step %.3g degrees%s, moved %s%.3g px, %.1f s",
-        record["iteration"], record["resolution"], record["step"], " local" if record["local"] else "",
+        "  iteration %d: %.2f A, %s, moved %s%.3g px, %.1f s",
+        record["iteration"], record["resolution"],
+        f"step {record['step']:.3g} degrees{' local' * record['local']}" if record["step"] else "poses fixed",
         f"{record['angle_change']:.3g} degrees and " if record["iteration"] > 1 else "",  # from where, at first?
         record["shift_change"], record["wall_seconds"],
     )  # fmt: skip

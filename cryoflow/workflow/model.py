@@ -201,6 +201,11 @@ def _raw(source: str | Path | Mapping[str, Any], catalog: Path | None) -> tuple[
         return values, str(path)
     if path.suffix == ".star":
         return {"name": path.stem, "particles": {"path": str(path)}}, str(path)
+    if path.is_file():
+        raise ParameterError(
+            "workflow", expected="a workflow (.yaml) or particles (.star)", found=str(path),
+            remedy=f"If it holds particles of another program: cryoflow convert {path} {path.stem}.star",
+        )  # fmt: skip
     names = entry_names(catalog)
     name, imageset = split_name(str(source))
     if name not in names and archive_number(name) is None:
