@@ -206,7 +206,7 @@ def test_unusable_boxes_are_set_aside_by_name(noise: np.ndarray) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"box": 31}, {"box": 8}, {"box": 512}, {"rescale": 33}, {"background_diameter": 300.0}, {"edge": "maybe"},
-     {"background_diameter": 0.0}],
+     {"background_diameter": 0.0}, {"background_diameter": 64.5}, {"rescale": 24.0}],
 )  # fmt: skip
 def test_wrong_parameters_are_refused(noise: np.ndarray, wrong: dict[str, object]) -> None:
     with pytest.raises(ParameterError, match="extract_particles"):
@@ -220,3 +220,20 @@ def test_unknown_micrographs_and_empty_selections_are_named(noise: np.ndarray) -
         extract_particles(dataset(noise), table([[2, 2]], ["m0.mrc"]), box=32)
     with pytest.raises(ParameterError):
         extract_particles(dataset(noise), table(np.empty((0, 2)), np.empty(0, "U5")), box=32)
+
+
+def test_optics_groups_of_very_different_pixels_each_have_their_background(noise: np.ndarray) -> None:
+    ds = dataset(noise).isel(optics=[0, 0]).assign(pixel_size=("optics", [1.0, 2.5]))
+    ds["optics_group"] = ("micrograph", [0, 1, 1])
+    made = extract_particles(ds, table([[80, 80], [80, 80]], ["m0.mrc", "m1.mrc"]), box=32)
+    outside = np.hypot(*(np.mgrid[:32, :32] - 16)) > 12
+    for image in made.image.values:
+        assert image[outside].std() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_why_no_particle_is_left_is_told(noise: np.ndarray) -> None:
+    flat = np.full_like(noise, 3.0)
+    with pytest.raises(ParameterError, match="blank background"):
+        extract_particles(dataset(flat), table([[80, 80]], ["m0.mrc"]), box=32)
+    with pytest.raises(ParameterError, match="1 at the edge"):
+        extract_particles(dataset(noise), table([[2, 80]], ["m0.mrc"]), box=32)

@@ -263,11 +263,18 @@ def test_broken_micrographs_are_set_aside_by_name_and_nothing_else_is_lost() -> 
     [
         {"diameter": 6.0}, {"diameter": 1e5}, {"diameter": float("nan")}, {"min_distance": 0.0}, {"contrast": "grey"},
         {"min_diameter": 200.0, "max_diameter": 100.0}, {"method": "magic"}, {"contaminants": -1.0},
-        {"threshold": 3.0, "upper_threshold": 2.0},
+        {"threshold": 3.0, "upper_threshold": 2.0}, {"threshold": float("nan")}, {"upper_threshold": float("nan")},
+        {"min_diameter": 1.0, "max_diameter": 200.0}, {"max_diameter": float("inf")},
     ],
 )  # fmt: skip
 def test_wrong_parameters_are_refused_before_any_work(wrong: dict[str, object]) -> None:
+    import dask.array as da
+
+    def explode(*_: object) -> np.ndarray:
+        raise AssertionError("read")
+
     ds = dataset(np.zeros((1, 200, 200), np.float32))
+    ds["micrograph"] = (("micrograph", "y", "x"), da.map_blocks(explode, dtype="f4", chunks=((1,), (200,), (200,))))
     with pytest.raises(ParameterError, match="pick_particles"):
         pick_particles(ds, **{"diameter": 112.0, **wrong})  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -50,7 +51,7 @@ def extract_particles(
     picks : Dataset over ``particle`` with ``coordinate`` (x, y) and ``micrograph_name``.
     box : pixels of the micrograph, even.
     rescale : box after Fourier cropping (or padding), even; the pixel size changes by box / rescale.
-    background_diameter : angstrom; what lies outside this circle is background. 0.75 box if not given.
+    background_diameter : angstrom; what lies outside this circle is background. 0.75 of each box if not given.
     invert : True for dark particles. None: what ``attrs["contrast"]`` of ``micrograph`` or of either Dataset says,
         else dark.
     normalise, ramp : background to mean 0 and standard deviation 1; fit a plane (else the mean alone).
@@ -82,7 +83,7 @@ def extract_particles(
     size = box if rescale is None else rescale
     parent = _parents(micrographs, picks)
     pixels = _pixel_sizes(micrographs)
-    diameter = 0.75 * box * float(pixels.max()) if background_diameter is None else background_diameter
+    diameter = 0.75 * box * pixels if background_diameter is None else np.full(len(pixels), background_diameter)
     _check(micrographs, box, size, diameter, pixels, edge)
     dark = _is_dark(micrographs, picks) if invert is None else invert
 
@@ -94,14 +95,17 @@ def extract_particles(
     set_aside = [f"{names[r]} at {_where(picks, r)}: {why}" for r, why in zip(rows, bad) if why]
     rows = rows[bad == ""]
     if not len(rows):
-        raise ParameterError(WHERE, expected="particles to extract", found=f"none of {len(parent)} picks ({dropped})",
-                             remedy="Take a smaller box, or edge='keep'.")  # fmt: skip
+        why = "; ".join([*(f"{n} {how}" for how, n in dropped.items() if n), *set_aside[:3]])
+        raise ParameterError(
+            WHERE, expected="particles to extract", found=f"none of {len(parent)} picks ({why or 'no picks'})",
+            remedy="Where they lie at the edge take a smaller box, or edge='keep'.",
+        )  # fmt: skip
 
     ds = _table(micrographs, picks, rows, parent[rows], box, size)
     ds["image"] = (("particle", "y", "x"), _images(micrographs, ds, parent[rows], pixels, diameter, work))
     ds["image"].attrs |= {"contrast": "bright", "long_name": "particle image"}
     dropped["set aside"] = len(set_aside)
-    ds.attrs |= {"function": WHERE, "box": box, "background_diameter": float(diameter), "inverted": bool(dark),
+    ds.attrs |= {"function": WHERE, "box": box, "background_diameter": float(diameter.max()), "inverted": bool(dark),
                  "normalised": bool(normalise), "edge": edge, "set_aside": set_aside,
                  "dropped": [f"{n} {why}" for why, n in dropped.items() if n]}  # fmt: skip
     for line in ds.attrs["dropped"]:
@@ -144,12 +148,13 @@ def look(micrograph: Any, x_centre: Any, *, box: int, scale: bool) -> tuple[dict
 
 
 def _images(
-    micrographs: xr.Dataset, ds: xr.Dataset, parent: NDArray[Any], pixels: NDArray[Any], diameter: float, work: Any
-) -> Any:
+    micrographs: xr.Dataset, ds: xr.Dataset, parent: NDArray[Any], pixels: NDArray[Any],
+    diameter: NDArray[Any], work: Any,
+) -> Any:  # fmt: skip
     from cryoflow.engine.ragged import map_children
 
     size = work["size"]
-    radius = 0.5 * diameter / (pixels[parent] * work["box"] / size)
+    radius = 0.5 * (diameter / pixels)[parent] * size / work["box"]
     table = {"centre": ds["coordinate"].values.astype(np.int64), "seed": ds["particle_id"].values, "radius": radius}
     return map_children(cut, micrographs["micrograph"], parent, table, work, shape=(size, size),
                         rows=max(1, CHUNK_BYTES // (4 * size * size)))  # fmt: skip
@@ -279,18 +284,23 @@ def _where(picks: xr.Dataset, row: int) -> str:
     return f"({x:.0f}, {y:.0f})"
 
 
-def _check(micrographs: xr.Dataset, box: int, size: int, diameter: float, pixels: NDArray[Any], edge: str) -> None:
+def _check(
+    micrographs: xr.Dataset, box: int, size: int, diameter: NDArray[Any], pixels: NDArray[Any], edge: str
+) -> None:
     shape = (micrographs.sizes["y"], micrographs.sizes["x"])
-    rules = (
-        (isinstance(box, (int, np.integer)) and box >= 16 and box % 2 == 0, "box even and at least 16 pixels", box),
-        (size >= 8 and size % 2 == 0, "rescale even and at least 8 pixels", size),
-        (box <= min(shape), f"a box within the micrograph of {shape[1]} x {shape[0]}", box),
-        (bool(np.all(np.isfinite(pixels) & (pixels > 0))), "pixel sizes above 0 angstrom", pixels.tolist()),
-        (0 < diameter <= 1.35 * box * pixels.min(), "background_diameter (angstrom) that leaves background in the box",
-         f"{diameter:g} A in {box * pixels.min():g} A"),
-        (edge in ("box", "particle", "keep"), "edge 'box', 'particle' or 'keep'", repr(edge)),
+    rules: tuple[tuple[Callable[[], Any], str, object], ...] = (
+        (lambda: isinstance(box, (int, np.integer)) and box >= 16 and box % 2 == 0,
+         "box even and at least 16 pixels", box),
+        (lambda: isinstance(size, (int, np.integer)) and size >= 8 and size % 2 == 0,
+         "rescale even and at least 8 pixels", size),
+        (lambda: box <= min(shape), f"a box within the micrograph of {shape[1]} x {shape[0]}", box),
+        (lambda: np.all(np.isfinite(pixels) & (pixels > 0)), "pixel sizes above 0 angstrom", pixels.tolist()),
+        (lambda: np.all(diameter > 0) and background(size, 0.5 * size / box * (diameter / pixels).max()).sum() >= 8,
+         "background_diameter (angstrom) that leaves background in the box",
+         f"{diameter.max():g} A in {box * pixels.min():g} A"),
+        (lambda: edge in ("box", "particle", "keep"), "edge 'box', 'particle' or 'keep'", repr(edge)),
     )  # fmt: skip
     for holds, expected, found in rules:
-        if not holds:
+        if not holds():
             raise ParameterError(WHERE, expected=expected, found=str(found),
                                  remedy="See the parameters of extract_particles.")  # fmt: skip

@@ -256,7 +256,8 @@ def _settings(
         (bool(np.all(np.isfinite(pixel) & (pixel > 0))), "pixel sizes above 0 angstrom", pixel.tolist()),
         (np.isfinite(diameter) and diameter >= 4 * pixel.max(), "a diameter of at least 4 pixels", f"{diameter} A"),
         (diameter <= 0.5 * side * pixel.min(), "a diameter under half the micrograph", f"{diameter} A"),
-        (0 < low <= high, "0 < min_diameter <= max_diameter", f"{low} and {high} A"),
+        (0.125 * diameter <= low <= high <= 0.5 * side * pixel.min(),
+         "diameter / 8 <= min_diameter <= max_diameter <= half the micrograph", f"{low} and {high} A"),
         (distance >= pixel.max(), "a min_distance of at least a pixel", f"{distance} A"),
         (contaminants is None or contaminants > 0, "contaminants above 0 sigmas, or None", contaminants),
         (contrast in ("dark", "bright"), "contrast 'dark' or 'bright'", repr(contrast)),
@@ -272,5 +273,8 @@ def _settings(
 
 
 def _check_thresholds(threshold: float | None, upper: float | None) -> None:
+    for name, value in (("threshold", threshold), ("upper_threshold", upper)):
+        if value is not None and np.isnan(value):
+            raise ParameterError(WHERE, expected=f"{name} in standard deviations, or None", found=str(value))
     if upper is not None and threshold is not None and upper <= threshold:
         raise ParameterError(WHERE, expected="upper_threshold above threshold", found=f"{upper} and {threshold}")
