@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryoflow.errors import FormatError
-from cryoflow.io.star.starbytes import BLANKS, StarBytes
-from cryoflow.io.star.startokens import TEXT
+from cryoflow.io.star.starbytes import StarBytes
+from cryoflow.io.star.starsurvey import look_through
 from cryoflow.io.star.starwrite import is_text, write_star
 from cryoflow.io.star.words import decode
 
@@ -21,10 +20,7 @@ __all__ = ["is_text", "parse_star", "read_star", "write_star"]
 
 _FAR = 8 << 20  # bytes of a remote file read at a time: by several connections
 _COMMENTS, _ABOVE = 1000, 1 << 20  # comment lines kept above a block, and bytes they are looked for in
-_BLOCKS = 10_000  # in a file
 _LABELS, _APART = 10_000, 64  # labels in a file: as many, and one more for so many bytes
-_NAME = 1 << 12  # bytes of a block's name
-_DATA, _BOM = b"data_", b"\xef\xbb\xbf"
 
 
 def read_star(path: str | Path) -> dict[str, pd.DataFrame]:
@@ -73,42 +69,10 @@ def parse_star(data: bytes, where: str = "STAR text") -> dict[str, pd.DataFrame]
     return _read(StarBytes.of(data), where)
 
 
-@dataclass(slots=True)
-class _Survey:
-    """What a look through the file found."""
-
-    begin: int  # after the byte order mark
-    heads: list[tuple[str, int, int]]  # name of every data_ line, where its name ends and where it begins
-    lines: list[int]  # line ends before each window
-    returns: bool = False  # whether a carriage return alone ends a line
-    texts: bool = False  # whether there is text of several lines
-    opened: int = -1  # where one of those began that has not ended yet
-    after: int = 0  # where the last one began or ended
-
-    def outside(self, piece: bytes, start: int, window: int) -> Iterator[tuple[int, int]]:
-        """Where the parts of ``piece`` (at ``start``) are that lie in no text of several lines."""
-        at = max(0, self.after - start)
-        while True:
-            edge = piece.find(TEXT, at, window + 1)
-            if self.opened < 0:
-                yield at, edge if edge >= 0 else len(piece)
-            if edge < 0:
-                return
-            self.opened, self.texts = (start + edge if self.opened < 0 else -1), True
-            self.after, at = start + edge + 2, edge + 2
-
-
 def _read(text: StarBytes, where: str) -> dict[str, pd.DataFrame]:
     from cryoflow.io.star.starblock import read_block
 
-    survey = _survey(text, where)
-    if survey.returns:
-        text.returns = True
-        survey = _survey(text, where)
-    text.texts = survey.texts
-    if survey.opened >= 0:
-        raise FormatError(f"{where}, line {text.line_of(survey.opened + 1)}", expected="a line with ; to end the text",
-                          found="the end of the file")  # fmt: skip
+    survey = look_through(text, where)
     heads = survey.heads
     if not heads:
         top = text.read(survey.begin, survey.begin + 40)
@@ -122,9 +86,7 @@ def _read(text: StarBytes, where: str) -> dict[str, pd.DataFrame]:
         if name in blocks:
             raise FormatError(f"{at}, line {text.line_of(begin)}", expected="one block of this name",
                               found="a second one")  # fmt: skip
-        first, last = begin // text.window, -(-stop // text.window)
-        room = survey.lines[min(last, len(survey.lines) - 1)] - survey.lines[first] + 1
-        blocks[name] = table = read_block(text, begin, stop, at, room=room)
+        blocks[name] = table = read_block(text, begin, stop, at, room=survey.room(begin, stop))
         table.attrs |= _comments(text, before, line)
         labels += len(table.columns)
         if labels > _LABELS + text.size // _APART:
@@ -132,45 +94,6 @@ def _read(text: StarBytes, where: str) -> dict[str, pd.DataFrame]:
                               found="more")  # fmt: skip
         before = begin
     return blocks
-
-
-def _survey(text: StarBytes, where: str) -> _Survey:
-    """Look through the file once (plain searches are the fastest)."""
-    begin = len(_BOM) if text.read(0, len(_BOM)) == _BOM else 0
-    found = _Survey(begin, [], [0])
-    for start in range(0, text.size, text.window):
-        piece = text.read(start, start + text.window + len(_DATA) - 1)
-        found.lines.append(found.lines[-1] + piece.count(b"\n", 0, text.window))
-        if not text.returns and _returns(piece, last=start + len(piece) >= text.size):
-            found.returns = True
-            return found
-        for first, last in found.outside(piece, start, text.window):
-            at = piece.find(_DATA, first, last)
-            while at >= 0:
-                if at == 0 or piece[at - 1] in b"\n" + BLANKS or start + at == begin:
-                    line = text.line_begin(start + at, begin)
-                    if line >= 0 and not (found.heads and found.heads[-1][2] == line):
-                        name = _name(text, start + at + len(_DATA), where)
-                        found.heads.append((decode(name), start + at + len(_DATA) + len(name), line))
-                at = piece.find(_DATA, at + len(_DATA), last)
-        if len(found.heads) > _BLOCKS:
-            raise FormatError(where, expected=f"at most {_BLOCKS} blocks", found="more")
-    return found
-
-
-def _returns(piece: bytes, *, last: bool) -> bool:
-    """Whether a carriage return alone ends a line, as on old Macs; that at the end may go on in the next piece."""
-    known = len(piece) if last else len(piece) - piece.endswith(b"\r")
-    return b"\r" in piece and piece.count(b"\r", 0, known) > piece.count(b"\r\n")
-
-
-def _name(text: StarBytes, start: int, where: str) -> bytes:
-    found = text.read(start, start + _NAME)
-    name = re.split(rb"[ \t\n\v\f\r]", found, maxsplit=1)[0]
-    if len(name) == _NAME:
-        raise FormatError(f"{where}, line {text.line_of(start)}", expected="a name of a block",
-                          found=f"{_NAME} letters and more")  # fmt: skip
-    return name
 
 
 def _comments(text: StarBytes, start: int, stop: int) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +29,7 @@ _SPLIT = "Split the block in two data_ blocks."
 
 
 def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int) -> pd.DataFrame:
-    """The block whose name ends at ``start``, up to ``stop``, of ``room`` lines at most; ``where`` names it in errors."""
+    """The block whose name ends at ``start``, up to ``stop``, of ``room`` lines at most; ``where`` is it in errors."""
     import pandas as pd
 
     labels: dict[str, None] = {}
@@ -71,8 +73,8 @@ def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int)
                 raise _error(text, position, where, f"a value of _{label}", "none")
         position = text.skip_empty(end + 1, stop)
     if loop:
-        return pd.DataFrame({label: pd.Series([], dtype="str" if is_text(label) else "float64") for label in labels})
-    table = pd.DataFrame({label: _value(label, value) for label, value in zip(labels, values, strict=True)})
+        return _table(labels, [pd.Series([], dtype="str" if is_text(label) else "float64") for label in labels], True)
+    table = _table(labels, [_value(label, value) for label, value in zip(labels, values, strict=True)], True)
     table.attrs["list"] = True
     return table
 
@@ -109,8 +111,6 @@ def _value(label: str, word: bytes) -> NDArray[Any] | pd.Index[Any] | pd.Series[
 
 
 def _rows(text: StarBytes, start: int, stop: int, labels: list[str], where: str, room: int) -> pd.DataFrame:
-    import pandas as pd
-
     from cryoflow.io.star.starscan import scan_rows
 
     # a row takes a letter and a blank for each word: what a file cannot hold is never allocated
@@ -119,8 +119,23 @@ def _rows(text: StarBytes, start: int, stop: int, labels: list[str], where: str,
     if isinstance(found, BadRow):
         raise _bad_row(found, len(labels), text, where)
     small = stop - start < _SMALL
-    columns = {label: _column(column, small) for label, column in zip(labels, found, strict=True)}
-    return pd.DataFrame(columns, copy=small)  # small ones side by side: a table of few rows takes a third
+    return _table(labels, [_column(column, small) for column in found], small)
+
+
+def _table(labels: Iterable[str], columns: list[Any], small: bool) -> pd.DataFrame:
+    """A table of few bytes: a thousand blocks with the same labels share them."""
+    import pandas as pd
+
+    table = pd.DataFrame(dict(enumerate(columns)), copy=small)  # small ones side by side
+    table.columns = _index(tuple(labels))
+    return table
+
+
+@lru_cache(maxsize=8)
+def _index(labels: tuple[str, ...]) -> pd.Index[Any]:
+    import pandas as pd
+
+    return pd.Index(labels, dtype="str")
 
 
 def _bad_row(bad: BadRow, columns: int, text: StarBytes, where: str) -> FormatError:
