@@ -307,3 +307,33 @@ def test_digest(tmp_path: Path) -> None:
     assert digest(np.arange(3)) != digest(np.arange(3.0))
     with pytest.raises(StoreError, match="no file"):
         digest(tmp_path / "none")
+
+
+@pytest.mark.parametrize("chunk_bytes", [16e6, 500.0])
+def test_a_new_store_has_the_files_that_xarray_writes(chunk_bytes: float, tmp_path: Path) -> None:
+    from cryoflow.io.stores.new_store import store_files
+    from cryoflow.io.stores.store import prepare
+
+    rng, n = np.random.default_rng(0), 300
+    words = np.array([f"{i}@é.mrcs" for i in range(n)], np.dtypes.StringDType())
+    rows = {
+        "f8": rng.random(n), "f2": rng.random(n).astype(np.float16), "nan": np.full(n, np.nan),
+        "b": rng.random(n) > 0.5, "i1": rng.integers(0, 9, n).astype(np.int8), "u4": np.arange(n).astype(np.uint32), "be": np.arange(n).astype(">i4"), "words": words, "zero": np.zeros(n),
+    }  # fmt: skip
+    ds = xr.Dataset(
+        {name: ("particle", values, {"units": "x", "n": [1, 2.5]}) for name, values in rows.items()}
+        | {"m": (("particle", "row", "col"), rng.random((n, 3, 3))), "one": ((), 3.5), "word": ((), "a"),
+           "u": ("optics", np.array(["é", "b"])), "o": ("optics", np.array(["x", "yy"], object)),
+           "none": ("nothing", np.zeros(0)), "image": (("particle", "y", "x"), rng.random((n, 16, 16), np.float32)),
+           "lazy": xr.Variable("particle", np.arange(n)).chunk({"particle": 7})},
+        coords={"particle": np.arange(n), "w": ("particle", rng.random(n)), "at": ((), "q")},
+        attrs={"t": 1, "l": [1, "a"], "d": {"x": [1.5, None]}},
+    )  # fmt: skip
+    ds, encoding = prepare(ds, chunk_bytes, "float32", "here")
+    files = store_files(ds, encoding, set())
+    ds.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False, write_empty_chunks=True, encoding=encoding)
+    there = {p.relative_to(tmp_path / "a.zarr").as_posix(): p for p in (tmp_path / "a.zarr").rglob("*") if p.is_file()}
+    assert set(files) == set(there)
+    assert [name for name, path in there.items() if path.read_bytes() != files[name]] == []
+    without = store_files(ds, encoding, {"image", "m"})
+    assert without == {name: files[name] for name in files if not name.startswith(("image/c", "m/c"))}

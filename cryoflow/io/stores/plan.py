@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import posixpath
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ import xarray as xr
 
 from cryoflow.errors import ResourceError, StoreError
 from cryoflow.io.stores.journal import Target
+from cryoflow.io.stores.new_store import store_files
 
 __all__ = ["goes_on", "lay_out", "locked", "target_of"]
 
@@ -66,27 +68,11 @@ def lay_out(
     ds: xr.Dataset, bulk: set[str], encoding: Mapping[str, Any], partial: Path, plan: Mapping[str, Any]
 ) -> None:
     """The store without its images; the plan last, which makes this folder one to go on with."""
-    import zarr
-    from zarr.storage import MemoryStore
-
-    files: dict[str, Any] = {}
-    memory = MemoryStore(files)  # a third faster than a file at a time
-    small = [str(n) for n in ds.variables if str(n) not in bulk]
-    ds[small].to_zarr(memory, mode="w", zarr_format=3, consolidated=False, write_empty_chunks=True,
-                      encoding={n: encoding[n] for n in small})  # fmt: skip
-    group = zarr.open_group(memory, mode="r+", zarr_format=3)
-    for name in sorted(bulk):
-        variable = ds[name].variable
-        group.create_array(
-            name, shape=variable.shape, dtype=variable.dtype, chunks=encoding[name]["chunks"],
-            compressors=encoding[name]["compressors"],
-            fill_value=np.nan if variable.dtype.kind == "f" else 0,
-            dimension_names=[str(d) for d in variable.dims], attributes=dict(variable.attrs),
-        )  # fmt: skip
-    for key, content in files.items():
-        file = partial / "store" / key
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content.to_bytes())
+    files = store_files(ds, encoding, bulk)
+    for folder in sorted({posixpath.dirname(name) for name in files}):
+        (partial / "store" / folder).mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (partial / "store" / name).write_bytes(content)
     for name in bulk:
         (partial / "journal" / name).mkdir(parents=True)
     scratch = partial / ".plan"
