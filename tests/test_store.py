@@ -318,7 +318,8 @@ def test_a_new_store_has_the_files_that_xarray_writes(chunk_bytes: float, tmp_pa
     words = np.array([f"{i}@é.mrcs" for i in range(n)], np.dtypes.StringDType())
     rows = {
         "f8": rng.random(n), "f2": rng.random(n).astype(np.float16), "nan": np.full(n, np.nan),
-        "b": rng.random(n) > 0.5, "i1": rng.integers(0, 9, n).astype(np.int8), "u4": np.arange(n).astype(np.uint32), "be": np.arange(n).astype(">i4"), "words": words, "zero": np.zeros(n),
+        "b": rng.random(n) > 0.5, "i1": rng.integers(0, 9, n).astype(np.int8), "zero": np.zeros(n),
+        "u4": np.arange(n).astype(np.uint32), "be": np.arange(n).astype(">i4"), "words": words,
     }  # fmt: skip
     ds = xr.Dataset(
         {name: ("particle", values, {"units": "x", "n": [1, 2.5]}) for name, values in rows.items()}
