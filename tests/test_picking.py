@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from pretended_device import DeviceArray, pretended_modules
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
@@ -18,6 +20,7 @@ from cryoflow.picking import pick_particles
 from cryoflow.picking.chance import expected_peaks, independent_positions
 from cryoflow.picking.contaminants import contaminant_mask
 from cryoflow.picking.log import laplacian_of_gaussian
+from cryoflow.picking.passes import log_pass, profile_pass, template_pass
 from cryoflow.picking.peaks import find_peaks
 from cryoflow.picking.prepare import coarsen
 from cryoflow.picking.template import normalised_correlation, radial_profiles
@@ -319,6 +322,29 @@ def test_contaminant_of_a_real_micrograph(data: Path) -> None:
     ny, nx = mask.shape
     assert mask[: int(0.45 * ny), int(0.5 * nx) :].mean() > 0.6
     assert mask[int(0.55 * ny) :].mean() < 0.05
+
+
+def test_passes_move_arrays_to_and_from_a_device_where_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in pretended_modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    images, pixel = shells(1, 40)[0][None], np.array([4.0])
+    settings = {"diameter": 112.0, "min_diameter": 112.0, "max_diameter": 160.0, "min_distance": 67.0, "dark": True,
+                "contaminants": 5.0, "coverage": 0.55}  # fmt: skip
+    there = [a.view(DeviceArray) for a in (images, pixel)]
+    rows = [log_pass(*where, settings=settings, max_picks=900)[0] for where in ((images, pixel), there)]
+    picks = rows[0]["x_picks"]
+    profiles = [
+        profile_pass(*where, settings=settings, bins=21)[1]["profile"]
+        for where in ((images, pixel, picks), (*there, picks.view(DeviceArray)))
+    ]
+    found = [
+        template_pass(*where, settings=settings, profile=profile, max_picks=900)[0]
+        for where, profile in (((images, pixel), profiles[0]), (there, profiles[1].view(DeviceArray)))
+    ]
+    for host, device in (rows, found):
+        for name in ("x_picks", "x_decoys", "x_positions", "x_chance"):
+            np.testing.assert_array_equal(device[name], host[name])
+    np.testing.assert_array_equal(*profiles)
 
 
 @pytest.mark.gpu

@@ -48,10 +48,11 @@ def find_peaks(score: Any, *, min_distance: float, threshold: float = -np.inf, a
                 other = padded[dy : dy + ny, dx : dx + nx]
                 # a plateau counts once: strict towards what comes before in memory
                 top &= values > other if (dy, dx) < (1, 1) else values >= other
-    y, x = (np.asarray(to_host(a)) for a in xp.nonzero(top))
+    y, x = xp.nonzero(top)
     if not len(x):
         return np.empty((0, 3))
     patch = np.asarray(to_host(xp.stack([padded[y + 1 + dy, x + 1 + dx] for dy, dx in _CROSS])), dtype=np.float64)
+    y, x = to_host(y), to_host(x)
     centre, left, right, above, below = patch
     xy = np.stack([x + _vertex(left, centre, right), y + _vertex(above, centre, below)], axis=1)
     order = np.lexsort((x, y, -centre))  # ties by position, so that the result is the same everywhere
