@@ -17,7 +17,7 @@ from cryoflow.display.fsc import draw_convergence, draw_fsc
 from cryoflow.display.maps import draw_micrograph, draw_montage, draw_surfaces, render_surface
 from cryoflow.display.report import SECTIONS, _section, report
 from cryoflow.display.report_data import flagged_section
-from cryoflow.display.report_map import iteration_table, map_section, orientation_section
+from cryoflow.display.report_map import iteration_table, map_section, orientation_section, resolution_section
 from cryoflow.display.report_run import cards, warnings
 from cryoflow.display.runfolder import RunFiles
 from cryoflow.display.style import CYCLE, INK, figure_to_svg, new_figure, scale_bar, style
@@ -327,8 +327,20 @@ def test_classes_and_excluded_particles_are_shown(run_folder):
     figures = {"set_aside": 12, "warnings": [told, "another"]}
     (run_folder / "figures.json").write_text(json.dumps({"stages": {"refine": figures}}))
     run = RunFiles(run_folder)
-    assert map_section(run)[-1].caption == "Maps of the classes."
+    total = run.particles.sizes["particle"]
+    numbers = np.where(np.arange(total) < 3, 1, 2)
+    run.particles = run.particles.assign(class_number=("particle", numbers))
+    *_, pictures, sizes = map_section(run)
+    assert pictures.caption == "Maps of the classes."
+    assert [row[:2] for row in sizes.rows] == [("class1", "3"), ("class2", f"{total - 3:,}")]
     assert ("refine", "12 particles", told) in flagged_section(run)[0].rows
+
+
+def test_classes_have_no_fsc_and_the_page_says_why(tmp_path):
+    (tmp_path / "workflow.yaml").write_text("refine: {classes: 3}\n")
+    assert _section(RunFiles(tmp_path), "r", "Resolution", resolution_section).missing.startswith(
+        "Several classes have"
+    )
 
 
 def test_an_incomplete_store_is_named(run_folder):

@@ -41,7 +41,8 @@ def map_section(run: RunFiles) -> list[Any]:
         raise Missing("There is no map yet: neither map_sharpened.mrc nor map.mrc can be read.")
     volume, pixel = found
     mask = run.volume("mask")
-    inside = volume * mask[0] if mask is not None and mask[0].shape == volume.shape else volume
+    masked = mask is not None and mask[0].shape == volume.shape
+    inside = volume * mask[0] if mask is not None and masked else volume
     blocks: list[Any] = []
     if inside.max() > inside.min():
         level = auto_threshold(inside)
@@ -51,7 +52,7 @@ def map_section(run: RunFiles) -> list[Any]:
             draw_surfaces(list(figure.subplots(1, 3)), inside, pixel_size=pixel, level=level)
             return figure
 
-        caption = f"Surface of {name}.mrc at {level:.3g}, inside the mask. {AXES}"
+        caption = f"Surface of {name}.mrc at {level:.3g}{', inside the mask' * masked}. {AXES}"
         blocks.append(as_figure("surface", surfaces, caption, wide=True))
 
     def planes() -> Figure:
@@ -71,7 +72,8 @@ def _class_blocks(run: RunFiles) -> list[Any]:
     from cryoflow.display.maps import draw_slices, draw_surfaces
     from cryoflow.kernels.masks import auto_threshold
 
-    names = sorted((path.stem for path in run.folder.glob("class*.mrc")), key=lambda name: (len(name), name))[:CLASSES]
+    stems = [path.stem for path in run.folder.glob("class[0-9]*.mrc") if path.stem.removeprefix("class").isdigit()]
+    names = sorted(stems, key=lambda name: (len(name), name))[:CLASSES]
     found = [(name, volume) for name in names if (volume := run.volume(name)) is not None]
     found = [(name, volume) for name, volume in found if volume[0].max() > volume[0].min()]
     if not found:
@@ -86,7 +88,18 @@ def _class_blocks(run: RunFiles) -> list[Any]:
             row[0].set_title(f"{name}: surface along z")
         return figure
 
-    return [as_figure("classes", classes, "Maps of the classes.", wide=True)]
+    return [as_figure("classes", classes, "Maps of the classes.", wide=True), *_class_sizes(run, names)]
+
+
+def _class_sizes(run: RunFiles, names: list[str]) -> list[Table]:
+    """How many particles each class has."""
+    if run.particles is None or "class_number" not in run.particles:
+        return []
+    numbers = np.asarray(run.particles["class_number"].values, dtype=int)
+    counts = [int(np.count_nonzero(numbers == int(name.removeprefix("class")))) for name in names]
+    rows = [(name, f"{count:,}", f"{count / max(numbers.size, 1):.1%}")
+            for name, count in zip(names, counts, strict=True)]  # fmt: skip
+    return [Table(("class", "particles", "of all"), rows, numeric=(1, 2), wide=False)]
 
 
 def resolutions(run: RunFiles) -> dict[str, tuple[float, float]]:
@@ -119,6 +132,8 @@ def resolution_section(run: RunFiles) -> list[Any]:
     from cryoflow.display.fsc import draw_fsc, draw_guinier
 
     table = run.fsc
+    if not table and int(run.parameter("refine", "classes") or 1) > 1:
+        raise Missing("Several classes have no half-sets, and so no FSC: refine the particles of one to measure it.")
     if not table:
         raise Missing("There are no FSC curves yet: fsc.csv is not there or cannot be read.")
     at = resolutions(run)

@@ -83,7 +83,8 @@ def refine(context: Context) -> dict[str, Any]:
         "set_aside": len(result.excluded),
         "iterations": len(result.history),
         "converged": bool(result.converged),
-        "resolution_refine": float(result.resolution),
+        # several classes have no half-sets to tell it
+        **({"resolution_refine": float(result.resolution)} if stage.classes == 1 else {}),
         "warnings": list(result.warnings),
     }
 
@@ -109,8 +110,9 @@ def _named(particles: xr.Dataset, context: Context) -> xr.Dataset:
 def _tell(record: dict[str, Any]) -> None:
     """One line of the log an iteration."""
     log.info(
-        "  iteration %d: %.2f A, %s, moved %s%.3g px, %.1f s",
-        record["iteration"], record["resolution"],
+        "  iteration %d: %s, %s, moved %s%.3g px, %.1f s",
+        record["iteration"],
+        f"{record['resolution']:.2f} A" if math.isfinite(record["resolution"]) else "no resolution",
         f"step {record['step']:.3g} degrees{' local' * record['local']}" if record["step"] else "poses fixed",
         f"{record['angle_change']:.3g} degrees and " if record["iteration"] > 1 else "",  # from where, at first?
         record["shift_change"], record["wall_seconds"],
