@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ __all__ = ["UnusableMicrographError", "clipped", "good_tiles", "tile_corners", "
 Array = npt.NDArray[np.floating[Any]]
 CLIP_SIGMAS = 5.0  # beyond this a pixel is a hot pixel, an X-ray or the edge of something that is not ice
 TILES_AT_ONCE = 8
-SAMPLE = 100_003  # pixels that level and deviation are measured on; a prime, so that no column is favoured
+SAMPLE = 100_000  # pixels at least that level and deviation are measured on
 HOLES = 0.01  # of a tile: so many pixels that are not finite are filled, more condemn it
 OUTLIER_MADS = 6.0
 OUTLIER_FLOOR = 0.2  # relative difference in mean or deviation that is never an outlier
@@ -47,6 +48,18 @@ def _level(sample: Array) -> tuple[float, float]:
     return middle, deviation or float(sample.std())  # few grey levels: more than half of them may be equal
 
 
+def _stride(ny: int, nx: int) -> int:
+    """Distance of sampled pixels, without a common divisor with a row's length: every column has its turn.
+
+    >>> _stride(1200, 1240), _stride(100, 100)
+    (13, 1)
+    """
+    stride = max(1, ny * nx // SAMPLE)
+    while math.gcd(stride, nx) > 1:
+        stride -= 1
+    return stride
+
+
 def clipped(image: Any) -> Any:
     """The image as float32 of median 0 and robust deviation 1, outliers clipped; pixels that are not finite become NaN.
 
@@ -54,7 +67,7 @@ def clipped(image: Any) -> Any:
     """
     xp = array_module(image)
     pixels = image.astype(xp.float32)
-    sample = to_host(pixels.ravel()[:: max(1, pixels.size // SAMPLE)]).astype(np.float64)
+    sample = to_host(pixels.ravel()[:: _stride(*pixels.shape)]).astype(np.float64)
     sample = sample[np.isfinite(sample)]
     if sample.size == 0:
         raise UnusableMicrographError("no finite pixel")

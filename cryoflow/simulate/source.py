@@ -135,11 +135,11 @@ def _centre_fit(values: Any, box: int) -> Any:
 
 
 def check_symmetry(volume: xr.DataArray, symmetry: str, *, least: float = 0.93) -> None:
-    """Raise ``ParameterError`` unless a map correlates with its symmetrised self, at 8 A or coarser."""
+    """Raise ``ParameterError`` unless a map correlates with its symmetrised self, in voxels of 8 A or more."""
     if len(point_group(symmetry)) == 1:
         return
     n, pixel = volume.shape[-1], float(volume.attrs["pixel_size"])
-    small = max(8, min(n, int(n * pixel / 8.0) * 2 // 2, 48))
+    small = max(8, min(n, int(n * pixel / 8.0), 48))
     coarse = resample(np.asarray(volume.values), small, dims=3)
     same = symmetrise_volume(coarse, symmetry)
     correlation = float(np.corrcoef(coarse.ravel(), same.ravel())[0, 1])
