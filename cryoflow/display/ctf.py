@@ -116,5 +116,6 @@ def plot_ctf(micrographs: xr.Dataset, index: int = 0, *, highest: float = HIGHES
     row = micrographs.drop_vars("micrograph", errors="ignore").isel(micrograph=index)
     with style():
         figure = new_figure(7.2, 3.3)
+        figure.set_facecolor("white")  # a notebook may be dark, and the ink is
         draw_ctf(figure, row, highest=highest)
     return figure
