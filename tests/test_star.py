@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
@@ -494,51 +493,6 @@ def test_a_large_set_takes_twice_its_file(tmp_path: Path) -> None:
     assert kept < 1.3 * path.stat().st_size
 
 
-LETTERS = np.array([b"a", b"b", b"c", b"d"])
-DIGITS = np.array([b"0", b"1", b"2", b"-"])
-KINDS = {
-    "letters": lambda n: LETTERS[np.arange(n) % 4],
-    "whole numbers": lambda n: DIGITS[np.arange(n) % 3],
-    "one number with a point": lambda n: np.append(DIGITS[np.arange(n - 1) % 3], b"0.5"),
-    "one word that is no number": lambda n: DIGITS[np.minimum(np.arange(n) // (n - 1) * 3 + np.arange(n) % 2, 3)],
-    "a zero that loses its sign": lambda n: np.concatenate([[b"-0"], DIGITS[np.arange(n - 2) % 3], [b"0.5"]]),
-    "names": lambda n: np.array([b"%d@a%d" % (i % 100 + 1, i // 100) for i in range(n // 4)]),
-    "distinct words": lambda n: np.array([b"w%x" % i for i in range(n // 3)]),
-    "comments": lambda n: np.append(DIGITS[np.arange(n // 2) % 3], b"1 #"),
-    "numbers": lambda n: np.array([b"%.6f" % (i / 7) for i in range(n // 5)]),
-}
-
-
-def peak_memory(work: Callable[[], object]) -> int:
-    """Bytes that this process took beyond what it had."""
-
-    def status(key: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
-
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = status("VmRSS")
-    work()
-    return status("VmHWM") - before
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured on Linux")
-@pytest.mark.parametrize("columns", [1, 20])
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_table_takes_four_times_its_file(tmp_path: Path, kind: str, columns: int) -> None:
-    words = KINDS[kind](1_000_000)
-    words = words[: len(words) // columns * columns].reshape(-1, columns)
-    if columns > 1 and kind in ("one number with a point", "comments"):
-        pytest.skip("one column alone is the hard case")
-    labels = b"".join(b"_a%d\n" % i for i in range(columns))
-    path = tmp_path / "a.star"
-    path.write_bytes(b"data_\nloop_\n" + labels + b"\n".join(map(b" ".join, words.tolist())) + b"\n")
-    read_star(write(tmp_path / "..", "data_\nloop_\n_a\n_b\n_c\n" + "1 a 2.5\n" * 50_000))  # libraries are loaded
-    taken = peak_memory(lambda: read_star(path))
-    print(f"{taken / path.stat().st_size:.2f} times the file of {path.stat().st_size} bytes")
-    assert taken < 4 * path.stat().st_size + (8 << 20)
-
-
 @pytest.mark.usefixtures("piece")
 def test_text_in_a_column_of_numbers_of_a_large_table_is_named(tmp_path: Path) -> None:
     head = "data_optics\nloop_\n_rlnOpticsGroup\n_rlnVoltage\n_rlnImagePixelSize\n1 300 1.5\n\ndata_particles\nloop_\n"
@@ -607,3 +561,51 @@ def test_damage_of_megabytes_is_read_in_seconds() -> None:
         with pytest.raises(FormatError, match=says):
             parse_star(text)
     assert time.process_time() - began < 5
+
+
+TEXTS = st.lists(st.sampled_from(["a", " b", "\n", "\r\n", "data_x", "loop_", "# c", "_d", "'", '"', "é", "\n_e 1\n"]))
+
+
+@pytest.mark.usefixtures("piece")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(TEXTS.map("".join), st.sampled_from(["1", "'2 3'", None])), min_size=1, max_size=8),
+    window=st.sampled_from([2, 7, 1 << 20]),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_texts_of_several_lines_are_what_stands_between(
+    rows: list[tuple[str, str | None]], window: int, end: str
+) -> None:
+    """First, last or both in their rows; whatever they hold is no block, label, row, quote or comment."""
+    from cryoflow.io.star.starbytes import StarBytes
+
+    body = "".join(f"\n;{text}\n;" + (f" {word}" if word else f"\n;{text}\n;") for text, word in rows)
+    data = f"data_a\n_note\n;{rows[0][0]}\n; _n 1 # so\ndata_b\nloop_\n_a\n_b{body}\ndata_c\n_c 1\n"
+    raw = data.replace("\r\n", "\n").replace("\n", end).encode()
+    before = StarBytes.__init__.__defaults__
+    StarBytes.__init__.__defaults__ = (window,)
+    try:
+        blocks = parse_star(raw)
+    finally:
+        StarBytes.__init__.__defaults__ = before
+    texts = [text.replace("\r\n", "\n") for text, _ in rows]
+    assert list(blocks) == ["a", "b", "c"]
+    assert blocks["a"].iloc[0].tolist() == [texts[0], 1]
+    assert blocks["b"].a.astype(str).tolist() == texts
+    words = [text if word is None else word.strip("'") for text, (_, word) in zip(texts, rows, strict=True)]
+    assert blocks["b"].b.astype(str).tolist() == words
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_text_without_an_end_or_of_a_short_row_is_named(end: str) -> None:
+    for text, says in (
+        ("data_x\n_a 1\n_b\n;never\nends\n", "line 4: expected a line with ; to end the text; found the end of the"),
+        ("data_x\nloop_\n_a\n1\n;one\n;\n;two", "line 7: expected a line with ; to end the text"),
+        ("data_x\nloop_\n_a\n_b\n1\n;one\n;\n2\n3 4\n", "row 2 (line 8): expected 2 values; found 1"),
+        ("data_x\nloop_\n_a\n_b\n1\n;one\n;\n;two\nlines\n; 3 4\n", "row 2 (line 8): expected 2 values; found 3"),
+        ("data_x\n_a 1\n;stray\n;\n", "line 3: expected a label, loop_ or a comment; found ;stray"),
+        ("data_x\n_a\n;text\n; 1\n", "line 4: expected a label, loop_ or a comment; found 1"),
+    ):
+        with pytest.raises(FormatError) as error:
+            parse_star(text.replace("\n", end).encode())
+        assert says in str(error.value)

@@ -40,8 +40,10 @@ class Growing:
     def widen(self, dtype: DTypeLike) -> None:
         """Hold what is there as ``dtype``, of as many bytes or more."""
         narrow, self.dtype = self.dtype, np.dtype(dtype)
-        if self.size == 0:
+        if 4 * self.size <= self._room:  # few: anew, since what is added where they lie is filled with zeros
+            few = self._view(narrow).astype(self.dtype)
             self._bytes = np.empty(self._room * self.dtype.itemsize, np.uint8)
+            self._view(self.dtype)[:] = few
             return
         self._resize(self._room)
         before, after = self._view(narrow), self._view(self.dtype)

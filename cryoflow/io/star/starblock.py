@@ -39,8 +39,8 @@ def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int)
     while position < stop:  # labels (and values, in a simple list) up to the first row of a loop
         line, end = _line(text, position, stop, where, row=loop and bool(labels))
         words, first = words_of(line), True
-        for begin, close, quoted in words:
-            word = line[begin:close]
+        while (found := next(words, None)) is not None:  # of this line, or of that which ends a text
+            word, quoted = line[found[0] : found[1]], found[2]
             is_loop = word == b"loop_" and not quoted
             if first and loop and labels and not is_label(word, quoted):
                 if is_loop:
@@ -66,7 +66,7 @@ def read_block(text: StarBytes, start: int, stop: int, where: str, *, room: int)
                 values.append(line[value[0] : value[1]])
             elif text.texts and text.read(end, end + 2) == TEXT:  # on the lines below
                 position = text.find(TEXT, end + 2, stop) + 2
-                values.append(text.read(end + 2, position - 2).replace(b"\r\n", b"\n"))
+                values.append(text.read(end + 2, position - 1).replace(b"\r\n", b"\n")[:-1])
                 line, end = _line(text, position, stop, where)
                 words = words_of(line)
             else:

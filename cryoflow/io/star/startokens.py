@@ -225,7 +225,7 @@ def _careful(raw: bytes, columns: int, rows: int, at: int, texts: bool) -> Itera
             if count > columns + _COUNTED:
                 break
             if count <= columns:
-                while quoted and (end := raw.find(b"\r\n", i, j)) >= 0:  # lines of a text end in LF
+                while quoted and (end := raw.find(b"\r\n", i, j + 1)) >= 0:  # lines of a text end in LF
                     letters += raw[i:end]
                     i = end + 1
                 letters += raw[i:j]
