@@ -411,6 +411,8 @@ GOOD = {"n": 2, "box": 32, "pixel_size": 4.0}
         {"source": xr.DataArray(np.full((8, 8, 8), np.nan), dims=("z", "y", "x"), attrs={"pixel_size": 4.0})},
         {"source": xr.DataArray(np.zeros((8, 8, 8)), dims=("z", "y", "x"), attrs={"pixel_size": 4.0})},
         {"source": blob_map(32, atoms(reach=12)), "symmetry": "C3"},
+        *({name: np.inf} for name in ("astigmatism", "voltage", "cs", "b_factor", "shift_sd", "scale_sd")),
+        {"pixel_size": np.inf}, {"cs": np.nan}, {"defocus": (1e4, np.inf)}, {"background_diameter": np.nan},
     ],
 )  # fmt: skip
 def test_bad_parameters_are_refused_before_any_work(change: dict[str, object]) -> None:
@@ -422,7 +424,8 @@ def test_bad_parameters_are_refused_before_any_work(change: dict[str, object]) -
     "change",
     [
         {"shape": (20, 400)}, {"particles_per_micrograph": 5000}, {"dose": 0.0}, {"contaminants": -1.0},
-        {"dtype": "int8"}, {"pixel_size": -1.0}, {"n": 0}, {"noise": "pink"},
+        {"dtype": "int8"}, {"pixel_size": -1.0}, {"n": 0}, {"noise": "pink"}, {"contaminants": np.inf},
+        {"dose": np.inf}, {"pixel_size": np.inf}, {"diameter": np.nan}, {"diameter": 0.0},
     ],
 )  # fmt: skip
 def test_bad_micrograph_parameters_are_refused(change: dict[str, object]) -> None:

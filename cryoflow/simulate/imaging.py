@@ -60,12 +60,14 @@ def check_imaging(n: int, imaging: Imaging) -> None:
     low_high = imaging["defocus"]
     need(n >= 1, "n of at least 1", n)
     need(imaging["snr"] > 0, "an SNR above 0", imaging["snr"])
-    need(len(low_high) == 2 and low_high[0] <= low_high[1], "defocus as (smallest, largest) in angstrom", low_high)
-    need(imaging["astigmatism"] >= 0, "an astigmatism of at least 0 angstrom", imaging["astigmatism"])
-    need(imaging["voltage"] > 0, "a voltage above 0 kV", imaging["voltage"])
+    need(len(low_high) == 2 and -np.inf < low_high[0] <= low_high[1] < np.inf,
+         "defocus as (smallest, largest) in angstrom", low_high)  # fmt: skip
+    need(0 <= imaging["astigmatism"] < np.inf, "an astigmatism of at least 0 angstrom", imaging["astigmatism"])
+    need(0 < imaging["voltage"] < np.inf, "a voltage above 0 kV", imaging["voltage"])
+    need(bool(np.isfinite(imaging["cs"])), "a finite cs in mm", imaging["cs"])
     contrast = imaging["amplitude_contrast"]
     need(0 <= contrast < 1, "an amplitude contrast from 0 to below 1", contrast)
-    need(imaging["b_factor"] >= 0, "a B-factor of at least 0 angstrom^2", imaging["b_factor"])
+    need(0 <= imaging["b_factor"] < np.inf, "a B-factor of at least 0 angstrom^2", imaging["b_factor"])
     need(imaging["seed"] >= 0, "a seed of at least 0", imaging["seed"])
 
 

@@ -102,7 +102,7 @@ def simulate_micrographs(
         raise ParameterError("simulate_micrographs", expected="noise 'coloured' or 'white'", found=repr(noise))
     if dtype not in ("float32", "uint16"):
         raise ParameterError("simulate_micrographs", expected="dtype 'float32' or 'uint16'", found=repr(dtype))
-    if not (dose > 0 and contaminants >= 0 and particles_per_micrograph >= 0):
+    if not (0 < dose < np.inf and 0 <= contaminants < np.inf and particles_per_micrograph >= 0):
         raise ParameterError("simulate_micrographs", expected="dose above 0, contaminants and particles of at least 0",
                              found=f"{dose}, {contaminants}, {particles_per_micrograph}")  # fmt: skip
     extent, volume = volume_of(source, pixel_size, symmetry, diameter, seed)

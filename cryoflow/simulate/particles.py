@@ -93,7 +93,9 @@ def simulate_particles(
     """
     check_imaging(n, imaging)
     snr, seed = imaging["snr"], imaging["seed"]
-    need(shift_sd >= 0 and scale_sd >= 0, "shift_sd and scale_sd of at least 0", (shift_sd, scale_sd))
+    need(0 <= shift_sd < np.inf and 0 <= scale_sd < np.inf, "shift_sd and scale_sd of at least 0", (shift_sd, scale_sd))
+    need(background_diameter is None or background_diameter >= 0, "a background_diameter in angstrom",
+         background_diameter)  # fmt: skip
     need(particles_per_micrograph >= 1, "at least 1 particle per micrograph", particles_per_micrograph)
     need(chunk is None or chunk >= 1, "a chunk of at least 1 particle", chunk)
     check_grid(box, pixel_size)

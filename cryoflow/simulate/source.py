@@ -85,7 +85,7 @@ def check_grid(box: int, pixel_size: float) -> None:
     """Raise ``ParameterError`` unless box and pixel size make a grid."""
     if not (isinstance(box, (int, np.integer)) and box >= 8):
         raise ParameterError("simulate", expected="a box of at least 8 pixels", found=repr(box))
-    if not pixel_size > 0:
+    if not 0 < pixel_size < np.inf:
         raise ParameterError("simulate", expected="a pixel size above 0 angstrom", found=repr(pixel_size))
 
 
@@ -157,8 +157,10 @@ def volume_of(
     """Diameter in angstrom, and the map in a box of 1.5 diameters."""
     from cryoflow.simulate.protein import procedural_protein
 
-    if not pixel_size > 0:
+    if not 0 < pixel_size < np.inf:
         raise ParameterError("simulate", expected="a pixel size above 0 angstrom", found=repr(pixel_size))
+    if diameter is not None and not 0 < diameter < np.inf:
+        raise ParameterError("simulate", expected="a diameter above 0 angstrom", found=repr(diameter))
     if source is None:
         extent = 120.0 if diameter is None else float(diameter)
         box = _even(1.5 * extent / pixel_size)
