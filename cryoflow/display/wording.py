@@ -40,8 +40,9 @@ def in_words(figures: Mapping[str, Any]) -> str:
     parts: list[str] = []
     for key, value in figures.items():
         if key == "resolution_range":
-            if parts and isinstance(value, list | tuple) and all(_finite(v) for v in value):
-                parts[-1] += f" ({' to '.join(f'{v:.2f}' for v in value)} A by chance)"
+            reach = [f"{v:.2f}" for v in value or () if _finite(v)]
+            if parts and len(set(reach)) == 2:
+                parts[-1] += f" ({' to '.join(reach)} A by chance)"
         elif key not in _SILENT:
             parts.append(_one(key, value))
     return ", ".join(parts)

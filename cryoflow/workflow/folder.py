@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoflow.errors import ParameterError, ResourceError
+from cryoflow.io.amounts import human_bytes
 
 __all__ = ["RunFolder", "write_text"]
 
@@ -102,8 +103,8 @@ class RunFolder:
         if free < needed_bytes:
             raise ResourceError(
                 str(self.path),
-                expected=f"{needed_bytes / 1e9:.2f} GB of free disk for this run",
-                found=f"{free / 1e9:.2f} GB",
+                expected=f"{human_bytes(needed_bytes)} of free disk for this run",
+                found=human_bytes(free),
                 remedy="Free some, or choose another folder with -o.",
             )
 
