@@ -32,13 +32,14 @@ def read_star(path: str | Path) -> dict[str, pd.DataFrame]:
     without a name is ``""``. ``attrs["comments"]`` holds the comments above the block and ``attrs["version"]`` the
     number in RELION's own (0: none); ``write_star`` writes both again.
 
-    The file is read in pieces and takes less than four times its size. Text of tables of more than a quarter of a MB is
-    held in ``WordColumn``, a column of pandas of few bytes a row; ``.astype(object)`` makes Python's strings of it.
+    The file is read in pieces and takes less than four times its size (docs/star.md has the figures). Text of tables of
+    more than a quarter of a MB is held in ``WordColumn``, a column of pandas of few bytes a row; ``.astype(object)``
+    makes Python's strings of it.
 
     Raises
     ------
-    FormatError : not a STAR file, a duplicate label or block, or a row with too few or too many values; the message
-        names the file, the block, the row and the line.
+    FormatError : not a STAR file, a duplicate label or block, a row with too few or too many values, or text of several
+        lines without an end; the message names the file, the block, the row and the line.
 
     Examples
     --------
