@@ -247,3 +247,20 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         assert iterate(lambda s: s, {}, until=lambda s: True, limit=9, store=disk / "run")["x"].size == 2048 * 8
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_store_is_gone_on_with_from_the_state_that_is_chosen(tmp_path: Path) -> None:
+    iterate(add_one, START, until=never, limit=4, store=tmp_path, keep=3)
+
+    def earlier(state: dict[str, Any]) -> dict[str, Any] | None:
+        return {**state, "x": state["x"] + 100} if state["iteration"] <= 3 else None
+
+    seen: list[int] = []
+    end = iterate(add_one, START, until=never, limit=5, store=tmp_path, resume=earlier,
+                  on_iteration=lambda i, s, r: seen.append(i))  # fmt: skip
+    assert seen == [4, 5]
+    np.testing.assert_array_equal(end["x"], 105)
+    assert [r["iteration"] for r in read_records(tmp_path)] == [1, 2, 3, 4, 5]
+    end = iterate(add_one, START, until=never, limit=1, store=tmp_path, resume=lambda s: None)
+    assert end["iteration"] == 1  # none will do: from the start
+    assert [p.name for p in sorted(tmp_path.glob("iteration_*"))] == ["iteration_0001"]

@@ -170,6 +170,19 @@ def test_bad_input_is_refused_before_any_work(d2: tuple[xr.Dataset, xr.Dataset])
         refine(particles, reference * np.nan, **QUICK)
 
 
+@pytest.mark.parametrize("name", ["rotation", "shift", "defocus_u", "phase_shift", "norm", "voltage", "cs",
+                                  "amplitude_contrast"])  # fmt: skip
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused_by_name(name: str, value: float) -> None:
+    from cryoflow.refinement.prepare import fill_defaults
+
+    particles = fill_defaults(_set(8, "C1", 1.0)[0], poses="global", seed=0, halves=True)
+    values = particles[name].values.astype(float)
+    values.flat[-1] = value
+    with pytest.raises(SchemaError, match=f"finite '{name}'.*found {value}"):
+        fill_defaults(particles.assign({name: (particles[name].dims, values)}), poses="global", seed=0, halves=True)
+
+
 def _two_optics(particles: xr.Dataset) -> xr.Dataset:
     twice = particles.isel(optics=[0, 0])
     return twice.assign(pixel_size=("optics", np.array([5.0, 6.0])))

@@ -24,7 +24,6 @@ from cryoflow.workflow import Workflow, check_files, load_workflow, parse_settin
 from cryoflow.workflow import parameters as p
 from cryoflow.workflow.digest import code_digest, digest, fingerprint
 from cryoflow.workflow.folder import RunFolder
-from cryoflow.workflow.further import raise_limit
 from cryoflow.workflow.measure import Meter
 from cryoflow.workflow.runner import Context, StageSpec, open_run, run_stages
 
@@ -654,20 +653,3 @@ def test_a_raised_limit_goes_on_where_the_refinement_ended(tmp_path: Path) -> No
     lowered, again = refined("a", 2)  # goes on with nothing: begins anew
     assert lowered != first
     np.testing.assert_array_equal(again, early)
-
-
-def test_a_converged_refinement_does_not_go_on(tmp_path: Path) -> None:
-    store = tmp_path / "iteration_0003"
-    store.mkdir()
-    schedule = {"is": "dict", "of": {"final": True, "converged": True}}
-    history = {"is": "list", "of": [{"is": "dict", "of": {"final": False}}]}
-    state = {"iteration": 3, "done": False, "schedule": schedule, "history": history}
-    (store / "state.json").write_text(json.dumps({"version": 1, "state": state}))
-    (tmp_path / "signature.json").write_text(json.dumps({"limit": 3, "seed": 0}))
-    raise_limit(tmp_path, 9)
-    assert json.loads((store / "state.json").read_text())["state"] == state
-    assert json.loads((tmp_path / "signature.json").read_text()) == {"limit": 9, "seed": 0}
-    schedule["of"]["converged"] = False
-    (store / "state.json").write_text(json.dumps({"version": 1, "state": state}))
-    raise_limit(tmp_path, 9)
-    assert json.loads((store / "state.json").read_text())["state"]["schedule"]["of"]["final"] is False

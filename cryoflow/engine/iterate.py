@@ -30,6 +30,7 @@ def iterate(
     store: str | PathLike[str] | None = None,
     on_iteration: Callable[[int, dict[str, Any], Mapping[str, Any]], None] | None = None,
     signature: Any = None,
+    resume: Callable[[dict[str, Any]], State | None] | None = None,
     keep: int = 2,
 ) -> dict[str, Any]:
     """Repeat ``state = step(state)`` until ``until(state)`` or ``limit`` iterations, and return the last state.
@@ -50,6 +51,8 @@ def iterate(
     on_iteration : told (iteration, state, record) when an iteration is safe on disk.
     signature : anything JSON-able that the loop depends on (parameters, digests of inputs). Resuming with another
         one is refused.
+    resume : what a stored state is gone on from, the newest asked first: the state, changed or as it is, or None for
+        the checkpoint before it; those after the one it takes are dropped. Without it the newest is taken as it is.
     keep : full checkpoints to keep; of older iterations the record stays.
 
     Raises
@@ -74,7 +77,7 @@ def iterate(
             current = {**state, "iteration": 0}
         else:
             stack.enter_context(_locked(folder))
-            current = _resumed(folder, state, signature)
+            current = _resumed(folder, state, signature, resume)
         if current["iteration"] and until(current):
             return current
         while current["iteration"] < limit:
@@ -110,14 +113,26 @@ def _finished(store: Path) -> list[tuple[int, Path]]:
     return sorted((int(m[1]), p) for m, p in found)
 
 
-def _resumed(store: Path, state: State, signature: Any) -> dict[str, Any]:
+def _resumed(
+    store: Path, state: State, signature: Any, resume: Callable[[dict[str, Any]], State | None] | None
+) -> dict[str, Any]:
     _check_signature(store, signature)
     for torn in store.glob("iteration_*.partial"):
         shutil.rmtree(torn, ignore_errors=True)
-    whole = [(n, p) for n, p in _finished(store) if (p / "state.json").exists()]
-    if not whole:
-        return {**state, "iteration": 0}
-    return {**read_state(whole[-1][1]), "iteration": whole[-1][0]}
+    dropped = []
+    for number, path in reversed(_finished(store)):
+        if (path / "state.json").exists():
+            stored = {**read_state(path), "iteration": number}
+            found = stored if resume is None else resume(stored)
+            if found is not None:
+                state = found
+                break
+        dropped.append(path)
+    else:
+        number = 0
+    for path in dropped:
+        shutil.rmtree(path.rename(path.with_suffix(".partial")))
+    return {**state, "iteration": number}
 
 
 def _check_signature(store: Path, signature: Any) -> None:

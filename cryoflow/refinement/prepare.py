@@ -17,6 +17,9 @@ from cryoflow.schema import validate
 __all__ = ["fill_defaults", "noise_spectra", "pixel_size_of"]
 
 NEEDED = ("image", "defocus_u", "defocus_v", "defocus_angle", "voltage", "cs", "amplitude_contrast", "pixel_size")
+FINITE = ("rotation", "shift", "defocus_u", "defocus_v", "defocus_angle", "phase_shift", "norm", "voltage", "cs",
+          "amplitude_contrast")  # fmt: skip
+POSITIVE = ("norm", "voltage")
 
 
 def pixel_size_of(particles: xr.Dataset) -> float:
@@ -83,11 +86,15 @@ def fill_defaults(particles: xr.Dataset, *, poses: str, seed: int, halves: bool)
                 remedy="Set half to 0 to have them dealt out.",
             )  # fmt: skip
     ds = ds.assign(half=("particle", half))
-    for name in ("rotation", "shift", "defocus_u", "defocus_v", "defocus_angle"):
-        wrong = ~np.isfinite(ds[name].values)
-        if wrong.any():
-            row = int(np.argwhere(wrong)[0][0])
-            raise SchemaError("refine", expected=f"finite {name!r}", found=f"row {row} is not", remedy="Drop it.")
+    for name in FINITE:
+        values = ds[name].values
+        wrong = np.argwhere(~np.isfinite(values) | ((values <= 0) & (name in POSITIVE)))
+        if len(wrong):
+            place = "optics group" if ds[name].dims == ("optics",) else "row"
+            raise SchemaError(
+                "refine", expected=f"finite {name!r}{', above 0' if name in POSITIVE else ''}",
+                found=f"{values[tuple(wrong[0])]} in {place} {wrong[0][0]}", remedy="Correct or drop it.",
+            )  # fmt: skip
     return ds
 
 

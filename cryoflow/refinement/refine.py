@@ -23,6 +23,7 @@ from cryoflow.kernels.resolution import resolution_at
 from cryoflow.kernels.symmetry import point_group
 from cryoflow.refinement.iteration import ROWS, Context, State, first_state, iterate_once
 from cryoflow.refinement.prepare import fill_defaults, noise_spectra, pixel_size_of
+from cryoflow.refinement.resume import resumed
 from cryoflow.refinement.settings import Settings
 
 __all__ = ["Refinement", "refine"]
@@ -98,7 +99,8 @@ def refine(
     ini_high : low-pass filter of the reference, angstrom.
     mask : on the reference's grid, 0 to 1; for flattening the solvent and for the FSC. Default: a soft sphere.
     classes : number of classes.  poses : search all orientations, around the present ones, or none.
-    store : folder of checkpoints; a second call with the same arguments goes on from the last finished iteration.
+    store : folder of checkpoints; a second call with the same arguments goes on from the last finished iteration, and
+        one with a higher ``limit`` from where the lower one ended, as if it had been given from the start.
     client : a distributed Client; None computes on this machine.  seed : of every random choice.
     order, local_order, local_step : HEALPix order of the first search (2: 15, and 7.5 degrees when oversampled);
         order from which searches are local; coarse step in degrees where ``poses="local"`` starts.
@@ -109,6 +111,7 @@ def refine(
     Raises
     ------
     ParameterError, SchemaError : before any work, if arguments and particles do not fit.
+    StoreError : the store is of other arguments, or has more iterations than ``limit``.
 
     Examples
     --------
@@ -151,7 +154,7 @@ def refine(
     state = iterate(
         lambda s: iterate_once(s, context), first_state(start, sigma2, context),
         until=lambda s: bool(s["done"]), limit=limit + 1, store=store,
-        signature=_signature(settings, ds, start, solvent_mask, sigma2),
+        signature=_signature(settings, ds, start, solvent_mask, sigma2), resume=lambda s: resumed(s, limit),
     )  # fmt: skip
     return _result(state, context, warnings, excluded)
 
@@ -186,7 +189,7 @@ SIGNED = ("rotation", "shift", "half", "group", "norm", "optics_group", "defocus
 
 
 def _signature(settings: Settings, ds: xr.Dataset, start: Any, mask: Any, sigma2: Any) -> dict[str, Any]:
-    """What the result depends on: parameters, and digests of reference, mask, metadata and image power spectra."""
+    """What iterations depend on: parameters, and digests of reference, mask, metadata and image power spectra."""
 
     def digest(*arrays: Any) -> str:
         sha = hashlib.sha256()
@@ -197,8 +200,9 @@ def _signature(settings: Settings, ds: xr.Dataset, start: Any, mask: Any, sigma2
 
     # six digits: the spectra of the images stand for the images, whatever device summed them
     images = [float(f"{v:.6g}") for v in np.asarray(sigma2).mean(axis=-1).ravel()]
+    parameters = {name: value for name, value in settings.as_dict().items() if name != "limit"}
     return {
-        **settings.as_dict(), "reference": digest(start), "mask": None if mask is None else digest(mask),
+        **parameters, "reference": digest(start), "mask": None if mask is None else digest(mask),
         "metadata": digest(*(ds[name].values for name in SIGNED)), "images": images,
     }  # fmt: skip
 

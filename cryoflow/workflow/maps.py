@@ -15,7 +15,6 @@ from cryoflow.workflow import parameters as p
 from cryoflow.workflow.check import MODELS
 from cryoflow.workflow.common import log, opened, options, save
 from cryoflow.workflow.folder import write_text
-from cryoflow.workflow.further import raise_limit
 from cryoflow.workflow.runner import Context, plain
 from cryoflow.workflow.sources import located, read_stack, true_map
 
@@ -54,7 +53,6 @@ def refine(context: Context) -> dict[str, Any]:
     arguments = options(stage, "reference", "mask")
     if stage.mask is not None:
         arguments["mask"] = reference_map(stage.mask, box=box, pixel_size=pixel)
-    raise_limit(folder / "stores/refine", stage.limit)
     result = refine_particles(
         particles, reference, **arguments,
         store=folder / "stores/refine", client=context.client, on_iteration=_tell,
