@@ -69,8 +69,10 @@ def draw_fsc(
         right = 1 / resolution < 0.7 * s[-1]
         x = 1 / resolution + (0.015 if right else -0.015) * s[-1]
         reach = (x, x + 0.3 * s[-1]) if right else (x - 0.3 * s[-1], x)
+        height = _free_height(s, curves, reach, thresholds)
+        ax.plot([1 / resolution] * 2, [level, height], color=CYCLE[0], lw=0.8, ls=(0, (1, 2)), zorder=1.5)  # its label
         ax.annotate(
-            f"{resolution:.2f} Å" + (" (Nyquist)" if nyquist else ""), (x, _free_height(s, curves, reach, thresholds)),
+            f"{resolution:.2f} Å" + (" (Nyquist)" if nyquist else ""), (x, height),
             ha="left" if right else "right", va="center", fontsize=10, fontweight="bold", color=CYCLE[0],
         )  # fmt: skip
     ax.set(xlim=(0, s[-1]), ylim=(-0.1, 1.04), ylabel="Fourier shell correlation")
@@ -85,7 +87,7 @@ def _free_height(
     near = (s >= reach[0] - 2 * s[1]) & (s <= reach[1] + 2 * s[1])
     drawn = np.concatenate([np.asarray(c)[near] for c in curves.values()] + [np.asarray(thresholds), [0.0]])
     heights = np.arange(0.05, 0.97, 0.01)
-    gaps: np.ndarray = np.minimum(np.abs(heights[:, None] - drawn).min(axis=1), 0.12)
+    gaps: np.ndarray = np.minimum(np.abs(heights[:, None] - drawn).min(axis=1), 0.06)
     return float(heights[gaps.argmax()])
 
 

@@ -36,13 +36,22 @@ def resolution(run: RunFiles) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def _by_chance(run: RunFiles, final: float) -> str:
+    """How far the resolution may be off, where that is known."""
+    ds = run.store("postprocess")
+    reach = [] if ds is None else list(np.ravel(ds.attrs.get("resolution_range", [])))
+    if len(reach) != 2 or not np.isfinite([final, *reach]).all():
+        return ""
+    return f"; {reach[0]:.2f} to {reach[1]:.2f} Å by chance"
+
+
 def cards(run: RunFiles) -> list[Card]:
     """The summary's figures, those that are known."""
     out: list[Card] = []
     final = resolution(run)
     if final is not None:
         value = f"{final:.2f} Å" if math.isfinite(final) else "none"
-        out.append(Card(value, "resolution, FSC 0.143", main=True))
+        out.append(Card(value, "resolution, FSC 0.143" + _by_chance(run, final), main=True))
     count = run.figures.get("particles")
     if count is None and run.particles is not None:
         count = run.particles.sizes["particle"]
