@@ -199,7 +199,7 @@ def test_few_independent_values_are_told_with_a_range_that_holds_the_resolution(
         noise = np.random.default_rng(seed).standard_normal((2, 32, 32, 32))
         found.append(postprocess(*(truth + 0.15 * noise), pixel_size=3.0, mask=mask, b_factor=0))
     expected = resolution_at(np.mean([ds.fsc for ds in found], axis=0), 32, 3.0)
-    ranges = [ds.attrs["resolution_range"] for ds in found]
+    ranges = [(ds.attrs["resolution_coarse"], ds.attrs["resolution_fine"]) for ds in found]
     assert 0.5 < np.mean([coarse >= expected >= fine for coarse, fine in ranges]) < 1  # 0.68 of a normal deviate
     assert all(any("scatters" in w for w in ds.attrs["warnings"]) for ds in found)
 

@@ -39,10 +39,9 @@ def resolution(run: RunFiles) -> float | None:
 def _by_chance(run: RunFiles, final: float) -> str:
     """How far the resolution may be off, where that is known."""
     ds = run.store("postprocess")
-    reach = [] if ds is None else list(np.ravel(ds.attrs.get("resolution_range", [])))
-    if len(reach) != 2 or not np.isfinite([final, *reach]).all():
-        return ""
-    return f"; {reach[0]:.2f} to {reach[1]:.2f} Å by chance"
+    known = {} if ds is None else ds.attrs
+    coarse, fine = (float(known.get(f"resolution_{end}", math.inf)) for end in ("coarse", "fine"))
+    return f"; {coarse:.2f} to {fine:.2f} Å by chance" if math.isfinite(final + coarse + fine) else ""
 
 
 def cards(run: RunFiles) -> list[Card]:

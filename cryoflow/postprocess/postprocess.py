@@ -69,9 +69,10 @@ def postprocess(
     Dataset, valid under the schema: ``fsc_curves`` (curve, shell), ``fsc`` (the corrected one) and ``fsc_deviation``
     (its standard deviation by chance), ``frequency``, ``resolution_143`` and ``resolution_50`` (curve; angstrom,
     infinity where there is none), ``log_amplitude``, ``log_amplitude_weighted``, ``log_amplitude_sharpened`` (shell),
-    ``map``, ``map_sharpened``, ``mask``. attrs: ``pixel_size``, ``resolution``, ``resolution_range`` (coarse, fine:
-    where the curve less and plus its deviation fall below 0.143), ``randomised_from`` (shell), ``significance`` (of
-    the unmasked correlation, in standard deviations), ``b_factor``, ``guinier_*`` (the fit), ``warnings``.
+    ``map``, ``map_sharpened``, ``mask``. attrs: ``pixel_size``, ``resolution``, ``resolution_coarse`` and
+    ``resolution_fine`` (where the curve less and plus its deviation fall below 0.143), ``randomised_from`` (shell),
+    ``significance`` (of the unmasked correlation, in standard deviations), ``b_factor``, ``guinier_*`` (the fit),
+    ``warnings``.
 
     Where the unmasked halves correlate by less than 5 standard deviations of noise no curve has a resolution: masks
     cut from a map make its halves agree at low frequency even in pure noise.
@@ -120,7 +121,7 @@ def postprocess(
 
     at_143, at_50 = resolutions(THRESHOLD), resolutions(0.5)
     resolution = at_143[FSC_CURVES.index("corrected")]
-    reach = _range(five.curves["corrected"], five.deviation, resolution, n, pixel_size, notes)
+    coarse, fine = _range(five.curves["corrected"], five.deviation, resolution, n, pixel_size, notes)
 
     mean = 0.5 * (a + b)
     final_mask = auto_mask(mean, pixel_size=pixel_size, low_pass_to=mask_low_pass) if given is None else given
@@ -168,7 +169,8 @@ def postprocess(
         attrs={
             "pixel_size": float(pixel_size),
             "resolution": resolution,
-            "resolution_range": list(reach),
+            "resolution_coarse": coarse,
+            "resolution_fine": fine,
             "randomised_from": five.randomised_from,
             "significance": significance,
             "b_factor": applied,

@@ -130,7 +130,7 @@ def postprocess(context: Context) -> dict[str, Any]:
     save(context, result, "stores/postprocess.zarr", "postprocess", stage, ("half1.mrc", "half2.mrc"))
     figures: dict[str, Any] = {
         "resolution": float(result.attrs["resolution"]),
-        "resolution_range": [float(r) for r in result.attrs["resolution_range"]],
+        "resolution_range": [float(result.attrs[f"resolution_{end}"]) for end in ("coarse", "fine")],
         "resolution_half": float(result["resolution_50"].sel(curve="corrected")),
         "b_factor": float(result.attrs["b_factor"]),
         "warnings": list(result.attrs["warnings"]),
