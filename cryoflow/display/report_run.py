@@ -41,7 +41,8 @@ def _by_chance(run: RunFiles, final: float) -> str:
     ds = run.store("postprocess")
     known = {} if ds is None else ds.attrs
     coarse, fine = (float(known.get(f"resolution_{end}", math.inf)) for end in ("coarse", "fine"))
-    return f"; {coarse:.2f} to {fine:.2f} Å by chance" if math.isfinite(final + coarse + fine) else ""
+    said = math.isfinite(final + coarse + fine) and coarse - fine >= 0.01  # no range at the Nyquist limit
+    return f"; {coarse:.2f} to {fine:.2f} Å by chance" if said else ""
 
 
 def cards(run: RunFiles) -> list[Card]:
