@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cryoflow.engine import read_records
 from cryoflow.errors import StoreError
 from cryoflow.refinement import refine
 from cryoflow.refinement.resume import resumed
@@ -31,6 +32,7 @@ def test_a_raised_limit_gives_what_it_gives_from_the_start(tmp_path: Path, class
     assert told == list(range(1, 3 + extra))
     refined(tmp_path / "a", 2)
     assert told == []  # nothing to do
+    assert [r["resolution"] > 0 for r in read_records(tmp_path / "a")] == [True] * (2 + extra)  # while it runs, too
     raised = refined(tmp_path / "a", 4)
     assert told == list(range(3, 5 + extra))
     at_once = refined(None, 4)

@@ -89,8 +89,8 @@ def first_state(start: NDArray[np.float32], sigma2: Any, c: Context) -> State:
     }  # fmt: skip
 
 
-def iterate_once(state: State, c: Context) -> State:
-    """One expectation and maximisation; the last one joins all data up to Nyquist."""
+def iterate_once(state: State, c: Context) -> tuple[State, dict[str, Any]]:
+    """One expectation and maximisation, and its record; the last one joins all data up to Nyquist."""
     wall, cpu = time.perf_counter(), time.process_time()
     iteration = state["iteration"] + 1
     schedule = Schedule(**state["schedule"])
@@ -143,7 +143,7 @@ def iterate_once(state: State, c: Context) -> State:
     new["schedule"], new["history"] = following.as_dict(), [*state["history"], record]
     if c.on_iteration is not None:
         c.on_iteration(record)
-    return new
+    return new, record
 
 
 def _angstrom(shell: int, c: Context) -> float:

@@ -226,7 +226,7 @@ def _result(state: State, c: Context, warnings: list[str], excluded: Any) -> Ref
     warnings = list(warnings)
     converged = bool(state["schedule"]["converged"])
     if not converged and c.n_half == 2:
-        warnings.append(f"not converged within {c.settings.limit} iterations")
+        warnings.append(f"not converged within {c.settings.limit} iteration{'s' * (c.settings.limit != 1)}")
     if c.n_half == 2:
         # what both half-maps owe to the reference's filter reaches about two shells further in a masked curve; within a
         # small mask few samples of a shell are independent, so the unmasked curve must hold beyond the filter as well

@@ -126,7 +126,7 @@ def _check_sections(
         row = bad[0]
         raise FormatError(
             f"{where}, row {row + 1}", expected=f"an image number from 1 to {depth[file[row]]} of {names[file[row]]}",
-            found=f"{section[row] + 1}", remedy=f"{len(bad)} rows name images that are not there.",
+            found=f"{section[row] + 1} (so in {len(bad)} of {len(file)} rows)",
         )  # fmt: skip
 
 
