@@ -169,6 +169,16 @@ def test_relion_rescales_alike(n: int, m: int, relion_programs: Path, tmp_path: 
     assert np.abs(theirs - resample(image[None], m)).max() < 1e-5 * np.abs(theirs).max()
 
 
+@pytest.mark.parametrize("n", [15, 16])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_twice_the_box_keeps_every_pixel(n: int, dims: int, rng: np.random.Generator) -> None:
+    """White noise, so that the Nyquist planes of even boxes count as much as the rest."""
+    values = rng.normal(size=(n,) * dims)
+    fine = resample(values[None], 2 * n, dims=dims)[0]
+    at = 2 * (np.arange(n) - n // 2) + n  # origins coincide
+    np.testing.assert_allclose(fine[np.ix_(*(at,) * dims)], values, atol=1e-12)
+
+
 @pytest.mark.relion
 def test_relion_shifts_alike(relion_programs: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     image = smooth(32, rng, 2)  # RELION fills with zeros what comes in at the edges

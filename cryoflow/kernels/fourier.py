@@ -121,7 +121,7 @@ def crop(spectrum: Any, n: int, m: int, *, dims: int = 2) -> Any:
 
     Values are kept, so with orthonormal transforms real-space values scale by (n / m)^(dims / 2); ``resample``
     undoes that. Where an even Nyquist plane is cut it is kept once, and made consistent by ``irfftn``. Where one is
-    opened, that of the last axis counts twice in ``irfftn``, as in RELION: enlarge only what holds nothing there.
+    opened, that of the last axis counts twice in ``irfftn``, as in RELION; ``resample`` halves it.
     """
     if m == n:
         return spectrum
@@ -146,12 +146,14 @@ def crop(spectrum: Any, n: int, m: int, *, dims: int = 2) -> Any:
 
 
 def resample(images: Any, m: int, *, dims: int = 2) -> Any:
-    """Fourier-resample (..., n, n[, n]) real arrays to a box of ``m``, keeping grey values.
+    """Fourier-resample (..., n, n[, n]) real arrays to a box of ``m``, keeping grey values (all of them where m = 2 n).
 
     >>> resample(np.ones((1, 8, 8), np.float32), 4).round(5).max()
     np.float32(1.0)
     """
     n = images.shape[-1]
     forward, backward = (rfft2c, irfft2c) if dims == 2 else (rfft3c, irfft3c)
-    scale = (m / n) ** (dims / 2)
-    return backward(crop(forward(images), n, m, dims=dims) * scale, m).astype(images.dtype)
+    spectrum = crop(forward(images), n, m, dims=dims) * (m / n) ** (dims / 2)
+    if m > n and n % 2 == 0:
+        spectrum[..., n // 2] *= 0.5  # of the Nyquist plane the half spectrum now holds one side, irfftn adds the other
+    return backward(spectrum, m).astype(images.dtype)
