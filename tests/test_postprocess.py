@@ -223,6 +223,7 @@ def test_the_same_seed_gives_the_same_bits_and_identical_halves_are_named():
     xr.testing.assert_identical(postprocess(a, b, pixel_size=1.5), postprocess(a, b, pixel_size=1.5))
     same = postprocess(a, a, pixel_size=1.5)
     assert any("same" in w for w in same.attrs["warnings"])
+    assert np.isinf(same.resolution_143).all()
     assert list(same.curve.values) == list(FSC_CURVES)
 
 

@@ -6,6 +6,7 @@ folder go on in it, with the run's own values where none are given; ``postproces
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -154,7 +155,9 @@ def postprocess(
     result = sharpen_files(half1, half2, output, parameters, pixel_size=pixel_size)
     for warning in result.attrs["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"resolution {result.attrs['resolution']:.2f} A, B-factor {result.attrs['b_factor']:.0f} A^2: {output}")
+    found = result.attrs["resolution"]
+    said = f"resolution {found:.2f} A" if math.isfinite(found) else "no resolution"
+    typer.echo(f"{said}, B-factor {result.attrs['b_factor']:.0f} A^2: {output}")
 
 
 @app.command()

@@ -75,7 +75,7 @@ def postprocess(
     ``warnings``.
 
     Where the unmasked halves correlate by less than 5 standard deviations of noise no curve has a resolution: masks
-    cut from a map make its halves agree at low frequency even in pure noise.
+    cut from a map make its halves agree at low frequency even in pure noise. Nor has it where both are the same map.
 
     Raises
     ------
@@ -108,14 +108,15 @@ def postprocess(
         a, b, pixel_size=pixel_size, mask=given, mask_low_pass=mask_low_pass,
         order=group_order(symmetry or "C1"), seed=seed,
     )  # fmt: skip
-    if np.array_equal(a, b):
-        notes.append("both half-maps are the same: their FSC says nothing")
     significance = fsc_significance(five.curves["none"], n)
-    if significance < SIGNIFICANT:
+    same = np.array_equal(a, b)
+    if same:
+        notes.append("both half-maps are the same: their FSC says nothing, and there is no resolution")
+    elif significance < SIGNIFICANT:
         notes.append(f"the halves share no signal ({significance:.1f} standard deviations of noise): no resolution")
 
     def resolutions(threshold: float) -> list[float]:
-        if significance < SIGNIFICANT:
+        if same or significance < SIGNIFICANT:
             return [math.inf] * len(FSC_CURVES)
         return [resolution_at(five.curves[name], n, pixel_size, threshold) for name in FSC_CURVES]
 
